@@ -1,0 +1,40 @@
+// swift-tools-version: 6.1
+import PackageDescription
+
+// Targets stand in the order of docs/architecture.md: each imports only targets above it.
+let package = Package(
+    name: "apus",
+    products: [
+        .executable(name: "apus", targets: ["apus"]),
+        .library(
+            name: "Apus",
+            targets: ["ApusTensor", "ApusLayers", "ApusAttention", "ApusText", "ApusModels", "ApusEngine", "ApusPlanning"]),
+    ],
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+        .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
+    ],
+    targets: [
+        .target(name: "CApusKernels"),
+        .target(name: "CApusCUDA"),
+        .target(name: "ApusTensor", dependencies: ["CApusKernels", "CApusCUDA"]),
+        .target(name: "ApusLayers", dependencies: ["ApusTensor"]),
+        .target(name: "ApusAttention", dependencies: ["ApusTensor", "ApusLayers", "CApusKernels"]),
+        .target(name: "ApusText"),
+        .target(name: "ApusModels", dependencies: ["ApusTensor", "ApusLayers", "ApusAttention", "ApusText"]),
+        .target(name: "ApusEngine", dependencies: ["ApusModels", "ApusAttention", "ApusText"]),
+        .target(name: "ApusPlanning", dependencies: ["ApusAttention"]),
+        .executableTarget(
+            name: "apus",
+            dependencies: [
+                "ApusEngine", "ApusModels", "ApusText", "ApusAttention", "ApusPlanning",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+                .product(name: "Logging", package: "swift-log"),
+            ]),
+        .testTarget(name: "ApusTensorTests", dependencies: ["ApusTensor", "CApusKernels"]),
+        .testTarget(name: "ApusAttentionTests", dependencies: ["ApusAttention", "ApusPlanning"]),
+        .testTarget(name: "ApusTextTests", dependencies: ["ApusText"]),
+        .testTarget(name: "ApusModelsTests", dependencies: ["ApusModels", "ApusEngine"]),
+    ],
+    swiftLanguageModes: [.v6]
+)

@@ -1,0 +1,2 @@
+#include "apus_cuda.h"
+int apus_cuda_version(void) { return 1; }

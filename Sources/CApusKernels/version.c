@@ -1,0 +1,2 @@
+#include "apus_kernels.h"
+int apus_kernels_version(void) { return 1; }
