@@ -1,0 +1,126 @@
+#if canImport(Glibc)
+    import Glibc
+#elseif canImport(Musl)
+    import Musl
+#endif
+
+/// A token with its log-probability under the model (raw logits, natural logarithm).
+public struct TokenLogprob: Sendable, Equatable {
+    /// The token.
+    public let token: Int32
+    /// Its log-probability.
+    public let logprob: Double
+}
+
+/// What one draw gave.
+public struct SampledToken: Sendable, Equatable {
+    /// The token drawn.
+    public let token: Int32
+    /// Its log-probability, where asked for.
+    public let logprob: Double?
+    /// The most likely tokens, most likely first, where asked for.
+    public let alternatives: [TokenLogprob]
+}
+
+/// Draws the tokens of one request.
+///
+/// Holds the request's token counts for the penalties. A draw costs a pass over the vocabulary for the maximum and one
+/// for the exponentials; only the tokens that can be chosen are sorted.
+public struct Sampler: Sendable {
+    /// How to draw.
+    public let parameters: SamplingParameters
+    private let random: CounterRandom
+    private var generated: [Int32: Int] = [:]
+    private var seen: Set<Int32> = []
+    private var drawn = 0
+
+    /// A sampler for one request whose prompt is `prompt`.
+    public init(_ parameters: SamplingParameters, prompt: [Int32] = []) throws {
+        try parameters.validate()
+        self.parameters = parameters
+        random = CounterRandom(seed: parameters.seed)
+        if parameters.repetitionPenalty != 1 { seen = Set(prompt) }
+    }
+
+    /// Draws the next token. The logits are changed in place where penalties apply.
+    /// - Parameter logits: one number per token of the vocabulary.
+    /// - Throws: ``SamplingError/notFinite(position:)``.
+    public mutating func next(_ logits: UnsafeMutableBufferPointer<Float>) throws -> SampledToken {
+        let raw = try logprobBase(UnsafeBufferPointer(logits))
+        let alternatives = raw.map { topAlternatives(UnsafeBufferPointer(logits), logSum: $0) } ?? []
+        let unpenalised: [Int32: Float] = applyPenalties(logits)
+        let token = try choose(UnsafeBufferPointer(logits))
+        let logit = unpenalised[token] ?? logits[Int(token)]
+        record(token)
+        return SampledToken(token: token, logprob: raw.map { Double(logit) - $0 }, alternatives: alternatives)
+    }
+
+    /// Counts a token that was not drawn here (forced or restored) as generated.
+    public mutating func record(_ token: Int32) {
+        drawn += 1
+        if parameters.repetitionPenalty != 1 { seen.insert(token) }
+        if parameters.presencePenalty != 0 || parameters.frequencyPenalty != 0 { generated[token, default: 0] += 1 }
+    }
+
+    /// The logarithm of the sum of exponentials, when log-probabilities are asked for.
+    private func logprobBase(_ logits: UnsafeBufferPointer<Float>) throws -> Double? {
+        guard parameters.logprobs != nil else { return nil }
+        let largest = try maximum(logits).value
+        var sum = 0.0
+        for value in logits { sum += Double(expf(value - largest)) }
+        return Double(largest) + log(sum)
+    }
+
+    private func topAlternatives(_ logits: UnsafeBufferPointer<Float>, logSum: Double) -> [TokenLogprob] {
+        guard let count = parameters.logprobs, count > 0 else { return [] }
+        return largest(logits, count: count).map { TokenLogprob(token: $0, logprob: Double(logits[Int($0)]) - logSum) }
+    }
+
+    /// Applies the penalties and returns the logits they replaced.
+    private func applyPenalties(_ logits: UnsafeMutableBufferPointer<Float>) -> [Int32: Float] {
+        var replaced: [Int32: Float] = [:]
+        func change(_ token: Int32, _ update: (Float) -> Float) {
+            guard token >= 0, Int(token) < logits.count else { return }
+            let old = logits[Int(token)]
+            if replaced[token] == nil { replaced[token] = old }
+            logits[Int(token)] = update(old)
+        }
+        let repetition = Float(parameters.repetitionPenalty)
+        for token in seen { change(token) { $0 > 0 ? $0 / repetition : $0 * repetition } }
+        for (token, count) in generated {
+            let penalty = Float(parameters.presencePenalty + parameters.frequencyPenalty * Double(count))
+            change(token) { $0 - penalty }
+        }
+        return replaced
+    }
+
+    private func choose(_ logits: UnsafeBufferPointer<Float>) throws -> Int32 {
+        let best = try maximum(logits)
+        if parameters.temperature == 0 || parameters.topK == 1 { return best.token }
+        let candidates = Candidates(logits, largest: best.value, parameters)
+        return candidates.pick(random.uniform(UInt64(drawn)))
+    }
+
+    /// The largest logit and the first token that has it.
+    private func maximum(_ logits: UnsafeBufferPointer<Float>) throws -> (token: Int32, value: Float) {
+        var value = -Float.infinity
+        var token = -1
+        var sum: Float = 0
+        for index in logits.indices {
+            let candidate = logits[index]
+            sum += candidate
+            if candidate > value {
+                value = candidate
+                token = index
+            }
+        }
+        // A NaN anywhere makes the sum NaN, as do two infinities of opposite sign.
+        guard token >= 0, !sum.isNaN, value < .infinity else { throw SamplingError.notFinite(position: drawn) }
+        return (Int32(token), value)
+    }
+
+    /// The `count` tokens with the largest logits, largest first, ties by token.
+    private func largest(_ logits: UnsafeBufferPointer<Float>, count: Int) -> [Int32] {
+        Candidates.largest(logits, count: min(count, logits.count))
+    }
+}
