@@ -1,0 +1,58 @@
+# What a person types. Everything works on Debian 12 with Swift, make, python3, pip and apt.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+SWIFT ?= swift
+PYTHON ?= python3
+APUS := .build/release/apus
+# Left by a failed installation of oneDNN, which is optional, so that it is not tried on every run.
+LIBRARIES_STAMP := .build/libraries-skipped
+SOURCES := Package.swift $(shell find Sources -type f)
+
+# The text as typed: not expanded by make, and passed through the environment, not through quotes.
+override PROMPT := $(if $(value PROMPT),$(value PROMPT),Why is the sky blue?)
+export PROMPT
+
+.PHONY: help run chat build model libraries test lint swift-test script-test clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: build  ## answer a prompt with the embedded model: make run PROMPT="..."
+	@model=$$($(PYTHON) Scripts/fetch_model.py) && exec $(APUS) generate "$$model" "$$PROMPT"
+
+chat: build  ## talk with the embedded model
+	@model=$$($(PYTHON) Scripts/fetch_model.py) && exec $(APUS) chat "$$model"
+
+build: model $(APUS)  ## build the command line for release: .build/release/apus
+
+model:  ## fetch the embedded model into the cache folder
+	@Scripts/system_libraries.sh $(LIBRARIES_STAMP)
+	@$(PYTHON) Scripts/fetch_model.py >/dev/null
+
+libraries:  ## install the missing system libraries
+	@rm -f $(LIBRARIES_STAMP)
+	@Scripts/system_libraries.sh $(LIBRARIES_STAMP)
+
+# Skipping an up-to-date build here, rather than in swift build, saves seconds on every run.
+$(APUS): $(SOURCES)
+	@$(SWIFT) build -c release --product apus >&2
+	@touch $@
+
+test: lint script-test swift-test  ## lint, build and run every test
+
+lint:  ## check the format of the Swift sources
+	$(SWIFT) format lint --strict --parallel --recursive Sources Tests Package.swift
+
+script-test:  ## check and test the scripts
+	@Scripts/system_libraries.sh $(LIBRARIES_STAMP) test
+	shellcheck Scripts/*.sh .ci/run
+	$(PYTHON) -m unittest discover -s Tests/Scripts -v
+
+swift-test:  ## build and run the Swift tests for release
+	@Scripts/system_libraries.sh $(LIBRARIES_STAMP)
+	model=$$($(PYTHON) Scripts/fetch_model.py) && APUS_TEST_MODEL="$$model" $(SWIFT) test -c release
+
+clean:  ## remove what was built (the model stays in the cache folder)
+	rm -rf .build
