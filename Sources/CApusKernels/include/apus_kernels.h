@@ -1,5 +1,7 @@
-/* Declarations of the CPU kernels. */
+/* Umbrella of the CPU kernels. */
 #ifndef APUS_KERNELS_H
 #define APUS_KERNELS_H
+#include "apus_linear.h"
+#include "apus_pool.h"
 int apus_kernels_version(void);
 #endif

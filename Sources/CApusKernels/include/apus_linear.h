@@ -1,0 +1,94 @@
+/* Matrix products of the CPU: linear layers over float and block-quantised weights, and general products.
+ *
+ * Orders of summation. An element of the result of apus_linear and apus_linear_swiglu is summed in an order that depends
+ * on k, the weight's dtype and the instruction set only: not on n, nor on the number of threads, nor on how the work is
+ * cut. With quantised weights it does not depend on m either, so that a token's result is the same in any batch
+ * (batch-invariant). With f32 and f16 weights, and with APUS_PRECISION_F32 on any weight, the same holds as long as
+ * apus_select_products has not chosen oneDNN. */
+#ifndef APUS_LINEAR_H
+#define APUS_LINEAR_H
+#include "apus_pool.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum {
+    APUS_F32 = 0,
+    APUS_BF16,
+    APUS_F16,
+    APUS_Q8_0,
+    APUS_Q4_0,
+    APUS_Q4_1,
+    APUS_Q4_K,
+    APUS_Q6_K
+} apus_dtype;
+
+/* How activations enter a product. DEFAULT: f32 weights take f32; bf16 weights take f32 for few rows and bf16 for many;
+ * quantised weights take int8 with one f32 scale per 32 elements. F32: activations are never rounded. Sums are f32. */
+typedef enum { APUS_PRECISION_DEFAULT = 0, APUS_PRECISION_F32 = 1 } apus_precision;
+
+/* A weight [n, k], row-major in its file, prepared for products. */
+typedef struct apus_weight apus_weight;
+
+/* Elements in a block of a dtype (1, 32 or 256) and bytes of a block. */
+int64_t apus_block_elements(apus_dtype dtype);
+int64_t apus_block_bytes(apus_dtype dtype);
+
+/* Prepares a weight. `data`: n contiguous rows of k elements in file format (GGUF blocks for the quantised types), of any
+ * alignment. f32, bf16 and f16 borrow `data`, which must outlive the weight; the quantised types are copied into panels
+ * of 16 rows at their file width. NULL when out of memory, or when k is not a multiple of the block. */
+apus_weight *apus_weight_create(apus_pool *pool, apus_dtype dtype, const void *data, int64_t n, int64_t k);
+void apus_weight_destroy(apus_weight *weight);
+
+/* Bytes the weight owns (0 when it borrows). */
+size_t apus_weight_owned_bytes(const apus_weight *weight);
+
+/* Writes row `row` expanded to f32, exactly. Returns 0, or -1 when the row is out of range. */
+int apus_weight_row(const apus_weight *weight, int64_t row, float *out);
+
+/* out[m, n] (row stride out_stride) is set to, or with `accumulate` increased by, x W^T + bias (bias may be NULL). */
+typedef struct {
+    const apus_weight *weight;
+    float *out;
+    int64_t out_stride;
+    const float *bias;
+    int accumulate;
+} apus_linear_output;
+
+/* Products of one x[m, k] (row stride x_stride, in elements) with several weights in one fork-join (query, key, value).
+ * The outputs must not overlap x nor each other. Returns 0, or -1 when out of memory or when the weights differ in k. */
+int apus_linear(apus_pool *pool, apus_precision precision, const float *x, int64_t m, int64_t x_stride,
+                const apus_linear_output *outputs, int count);
+
+/* out[m, n] = silu(x gate^T) * (x up^T). Returns 0, or -1 when out of memory or when the weights differ in shape. */
+int apus_linear_swiglu(apus_pool *pool, apus_precision precision, const float *x, int64_t m, int64_t x_stride,
+                       const apus_weight *gate, const apus_weight *up, float *out, int64_t out_stride);
+
+/* Expands `count` elements (a multiple of the block) of file format to f32. */
+void apus_dequantize(apus_dtype dtype, const void *blocks, int64_t count, float *out);
+
+/* c[m, n] = alpha op(a) op(b) + beta c, row-major, leading dimensions in elements; op(a) is [m, k], op(b) is [k, n], and
+ * trans_x says that x is stored transposed. c is not read when beta is 0. Returns 0, or -1 when out of memory. */
+int apus_gemm_f32(apus_pool *pool, int trans_a, int trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float *a,
+                  int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc);
+
+/* The same on bf16 inputs (bit patterns), summed in f32. */
+int apus_gemm_bf16(apus_pool *pool, int trans_a, int trans_b, int64_t m, int64_t n, int64_t k, float alpha,
+                   const uint16_t *a, int64_t lda, const uint16_t *b, int64_t ldb, float beta, float *c, int64_t ldc);
+
+/* What this CPU has, as words ("avx512f avx512vnni ..."), and the instruction set in use. */
+const char *apus_cpu_features(void);
+const char *apus_isa(void);
+
+/* Chooses "avx512", "avx2" or "portable" for all later products. Returns 0, or -1 when this CPU lacks it. Not to be
+ * called while products run. Weights prepared before stay valid. */
+int apus_select_isa(const char *name);
+
+/* "loaded: ..." with the version, or why oneDNN is not in use. */
+const char *apus_onednn_status(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
