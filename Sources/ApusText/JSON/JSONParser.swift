@@ -1,3 +1,11 @@
+/// What a parser makes of a key that comes twice in one object.
+public enum JSONDuplicateKeys: Sendable {
+    /// The last value holds, as in most readers.
+    case lastHolds
+    /// An error, for formats that forbid it.
+    case refused
+}
+
 extension JSONValue {
     /// How many arrays and objects may be nested inside one another unless a caller says otherwise.
     public static let defaultDepthLimit = 192
@@ -10,9 +18,14 @@ extension JSONValue {
     /// - Parameters:
     ///   - bytes: the text; read only during the call.
     ///   - depthLimit: how many arrays and objects may be nested, at most 1024.
+    ///   - duplicateKeys: whether a key may come twice in one object.
     /// - Throws: `JSONError` with the place of what is wrong.
-    public init(parsing bytes: UnsafeRawBufferPointer, depthLimit: Int = defaultDepthLimit) throws(JSONError) {
-        var parser = JSONParser(bytes: bytes, depthLimit: Swift.min(depthLimit, 1024))
+    public init(
+        parsing bytes: UnsafeRawBufferPointer, depthLimit: Int = defaultDepthLimit,
+        duplicateKeys: JSONDuplicateKeys = .lastHolds
+    ) throws(JSONError) {
+        var parser = JSONParser(
+            bytes: bytes, depthLimit: Swift.min(depthLimit, 1024), duplicateKeys: duplicateKeys)
         self = try parser.parseDocument()
     }
 
@@ -51,11 +64,13 @@ package func fuzzJSON(_ bytes: UnsafeRawBufferPointer) -> Bool {
 struct JSONParser {
     let bytes: UnsafeRawBufferPointer
     let depthLimit: Int
+    let duplicateKeys: JSONDuplicateKeys
     var position = 0
 
-    init(bytes: UnsafeRawBufferPointer, depthLimit: Int) {
+    init(bytes: UnsafeRawBufferPointer, depthLimit: Int, duplicateKeys: JSONDuplicateKeys) {
         self.bytes = bytes
         self.depthLimit = depthLimit
+        self.duplicateKeys = duplicateKeys
     }
 
     mutating func parseDocument() throws(JSONError) -> JSONValue {
@@ -137,7 +152,11 @@ struct JSONParser {
         while true {
             skipSpace()
             guard peek == UInt8(ascii: "\"") else { throw unexpected("a key in quotes") }
+            let start = position
             let key = try parseString()
+            if duplicateKeys == .refused, object[key] != nil {
+                throw .syntax(expected: "distinct keys", found: "\(JSONValue.string(key)) again", at: location(start))
+            }
             skipSpace()
             guard peek == UInt8(ascii: ":") else { throw unexpected("':'") }
             position += 1

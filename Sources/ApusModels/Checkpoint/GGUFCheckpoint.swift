@@ -1,0 +1,37 @@
+import ApusTensor
+
+/// A model in one GGUF file.
+public struct GGUFCheckpoint: Checkpoint {
+    /// The file.
+    public let file: GGUFFile
+    /// What the model is; validated.
+    public let configuration: DecoderConfiguration
+    /// How its makers recommend to sample from it.
+    public let generationDefaults: GenerationDefaults
+
+    /// Reads configuration and generation defaults from an opened file.
+    public init(_ file: GGUFFile) throws {
+        self.file = file
+        configuration = try DecoderConfiguration(gguf: file)
+        generationDefaults = try GenerationDefaults(gguf: file.metadata)
+    }
+
+    /// The path.
+    public var name: String { file.file.name }
+    /// How its files name the weights.
+    public var tensorNaming: TensorNames { .gguf }
+    /// The tokenizer in the metadata, unless the file says `none`.
+    public var tokenizer: TokenizerSource {
+        let model = file.metadata["tokenizer.ggml.model"]
+        return model == nil || model == .string("none") ? .none : .gguf(file.metadata)
+    }
+    /// Names of all tensors.
+    public var tensorNames: [String] { file.tensors.map(\.name) }
+
+    /// `tokenizer.chat_template`.
+    public func chatTemplate() throws -> String? { try file.metadata.string("tokenizer.chat_template") }
+    /// Whether it has a tensor of this name.
+    public func hasTensor(named name: String) -> Bool { file.info(name) != nil }
+    /// A tensor; see ``GGUFFile/tensor(named:)``.
+    public func tensor(named name: String) throws -> Tensor { try file.tensor(named: name) }
+}

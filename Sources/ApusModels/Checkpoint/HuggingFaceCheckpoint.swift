@@ -1,0 +1,103 @@
+import ApusTensor
+import ApusText
+
+/// A model as Hugging Face's transformers saves it: `config.json`, safetensors, and what lies beside them.
+public struct HuggingFaceCheckpoint: Checkpoint {
+    /// The weights.
+    public let weights: SafetensorsSet
+    /// The folder, or the weights' path where that was given.
+    public let name: String
+    /// What the model is; validated.
+    public let configuration: DecoderConfiguration
+    /// How its files name the weights.
+    public let tensorNaming: TensorNames
+    /// How its makers recommend to sample from it.
+    public let generationDefaults: GenerationDefaults
+    private let folder: String
+
+    /// Opens a folder with `config.json` and `model.safetensors` or its index.
+    public init(folder: String) throws {
+        try self.init(name: folder, folder: folder) { try SafetensorsSet(folder: folder) }
+    }
+
+    /// Opens a safetensors file with `config.json` beside it.
+    public init(file: MappedFile) throws {
+        try self.init(name: file.name, folder: FilePath.folder(of: file.name)) {
+            SafetensorsSet(try SafetensorsFile(file))
+        }
+    }
+
+    private init(name: String, folder: String, weights open: () throws -> SafetensorsSet) throws {
+        self.name = name
+        self.folder = folder
+        let weights = try open()
+        let path = FilePath.join(folder, "config.json")
+        var configuration = try DecoderConfiguration(json: try Self.json(path), file: path)
+        let generationPath = FilePath.join(folder, "generation_config.json")
+        if FilePath.isFile(generationPath) {
+            generationDefaults = try GenerationDefaults(json: try Self.json(generationPath), file: generationPath)
+        } else {
+            generationDefaults = GenerationDefaults()
+        }
+        // Transformers' generation goes by generation_config.json where it says something.
+        if !generationDefaults.eosTokens.isEmpty {
+            configuration.eosTokens = generationDefaults.eosTokens
+            configuration.dropForeignTokens()
+        }
+        tensorNaming = Self.naming(configuration.architecture, weights)
+        let query = tensorNaming.name(of: .layer(0, configuration.fusedQKV == nil ? .query : .fusedQKV))
+        if let dtype = weights.file(holding: query)?.info(query)?.type.dtype { configuration.weightDType = dtype }
+        self.configuration = configuration
+        self.weights = weights
+    }
+
+    /// `tokenizer.json`, where there is one.
+    public var tokenizer: TokenizerSource {
+        let path = FilePath.join(folder, "tokenizer.json")
+        return FilePath.isFile(path) ? .file(path) : .none
+    }
+
+    /// Names of all tensors.
+    public var tensorNames: [String] { weights.tensorNames }
+
+    /// Whether it has a tensor of this name.
+    public func hasTensor(named name: String) -> Bool { weights.hasTensor(named: name) }
+
+    /// A tensor; see ``SafetensorsFile/tensor(named:)``.
+    public func tensor(named name: String) throws -> Tensor { try weights.tensor(named: name) }
+
+    /// `chat_template.jinja`, else `chat_template` in `tokenizer_config.json`: a string, or a list of named templates
+    /// of which `default` counts.
+    public func chatTemplate() throws -> String? {
+        let path = FilePath.join(folder, "chat_template.jinja")
+        if FilePath.isFile(path) {
+            let file = try MappedFile(path: path)
+            guard let text = file.text(0..<file.byteCount) else {
+                throw ModelFileError.malformed(file: path, place: "text", expected: "valid UTF-8", found: "other bytes")
+            }
+            return text
+        }
+        let configuration = FilePath.join(folder, "tokenizer_config.json")
+        guard FilePath.isFile(configuration), let node = try Self.json(configuration).optional("chat_template") else {
+            return nil
+        }
+        if node.value.stringValue != nil { return try node.string() }
+        let named = try node.elements().first { try $0.string("name") == "default" }
+        return try named?.string("template")
+    }
+
+    private static func json(_ path: String) throws -> JSONNode {
+        let file = try MappedFile(path: path)
+        return JSONNode(try file.withBytes(0..<file.byteCount) { try JSONValue(parsing: $0) }, name: path)
+    }
+
+    /// A base model saved without its head lacks the prefix.
+    private static func naming(_ architecture: DecoderConfiguration.Architecture, _ weights: SafetensorsSet)
+        -> TensorNames
+    {
+        let neoX = architecture == .gptNeoX
+        let bare: TensorNames = neoX ? .gptNeoX(prefix: "") : .llama(prefix: "")
+        if weights.hasTensor(named: bare.name(of: .tokenEmbedding)) { return bare }
+        return neoX ? .gptNeoX(prefix: "gpt_neox.") : .llama(prefix: "model.")
+    }
+}

@@ -1,0 +1,62 @@
+import ApusAttention
+import ApusTensor
+import ApusText
+
+extension DecoderConfiguration {
+    /// The configuration in a Hugging Face `config.json`, in its older spelling (`rope_theta`, `rope_scaling`,
+    /// `torch_dtype`) or the newer (`rope_parameters`, `dtype`). Absent keys stand at transformers' defaults for the
+    /// family, those that give the model's size are required. `file` names the file in errors.
+    public init(json node: JSONNode, file: String) throws {
+        let reader = try JSONConfigurationReader(node, file: file)
+        let hidden = try reader.size("hidden_size", Self.maximumWidth)
+        let queryHeads = try reader.size("num_attention_heads", Self.maximumWidth)
+        let layers = try reader.size("num_hidden_layers", Self.maximumLayers)
+        let architecture = reader.architecture
+        let headWidth = try reader.headWidth(hidden: hidden, queryHeads: queryHeads)
+        let maxPositions = try node.int("max_position_embeddings", default: reader.defaultMaxPositions)
+        let (rotary, slidingRotary) = try reader.rotaries(headWidth: headWidth, maxPositions: maxPositions)
+        self.init(
+            architecture: architecture, vocabularySize: try reader.size("vocab_size", Int(Int32.max)),
+            hiddenSize: hidden, layerCount: layers, queryHeads: queryHeads,
+            kvHeads: architecture == .gptNeoX ? queryHeads : try node.int("num_key_value_heads", default: queryHeads),
+            headWidth: headWidth, feedForwardWidth: try reader.size("intermediate_size", 4 * Self.maximumWidth),
+            rotary: rotary, maxPositions: maxPositions)
+        self.slidingRotary = slidingRotary
+        head = try reader.head()
+        activation = try reader.activation()
+        try setFamily(node)
+        windows = try reader.windows(layers: layers)
+        tiesEmbeddings = try node.bool("tie_word_embeddings", default: false)
+        bosToken = try node.tokens("bos_token_id").first
+        eosTokens = try node.tokens("eos_token_id")
+        padToken = try node.tokens("pad_token_id").first
+        weightDType = try reader.weightDType()
+        try validate(source: file)
+        dropForeignTokens()
+    }
+
+    private mutating func setFamily(_ node: JSONNode) throws {
+        switch architecture {
+        case .llama:
+            attentionBias = try node.bool("attention_bias", default: false)
+            attentionOutputBias = attentionBias
+            feedForwardBias = try node.bool("mlp_bias", default: false)
+        case .mistral: break
+        case .qwen2: attentionBias = true
+        case .qwen3:
+            attentionBias = try node.bool("attention_bias", default: false)
+            attentionOutputBias = attentionBias
+            queryKeyNorm = true
+        case .gptNeoX:
+            attentionBias = try node.bool("attention_bias", default: true)
+            attentionOutputBias = attentionBias
+            feedForwardBias = true
+            normKind = .layer
+            fusedQKV = .perHead
+            parallelResidual = try node.bool("use_parallel_residual", default: true)
+        }
+        normEpsilon =
+            architecture == .gptNeoX
+            ? try node.double("layer_norm_eps", default: 1e-5) : try node.double("rms_norm_eps", default: 1e-6)
+    }
+}
