@@ -14,13 +14,13 @@ SOURCES := Package.swift $(shell find Sources -type f)
 override PROMPT := $(if $(value PROMPT),$(value PROMPT),Why is the sky blue?)
 export PROMPT
 
-.PHONY: help run chat build model libraries test lint swift-test script-test clean
+.PHONY: help run chat build model libraries test lint swift-test script-test bench clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: build  ## answer a prompt with the embedded model: make run PROMPT="..."
-	@model=$$($(PYTHON) Scripts/fetch_model.py) && exec $(APUS) generate "$$model" "$$PROMPT"
+	@model=$$($(PYTHON) Scripts/fetch_model.py) && exec $(APUS) generate "$$model" -- "$$PROMPT"
 
 chat: build  ## talk with the embedded model
 	@model=$$($(PYTHON) Scripts/fetch_model.py) && exec $(APUS) chat "$$model"
@@ -53,6 +53,10 @@ script-test:  ## check and test the scripts
 swift-test:  ## build and run the Swift tests for release
 	@Scripts/system_libraries.sh $(LIBRARIES_STAMP)
 	model=$$($(PYTHON) Scripts/fetch_model.py) && APUS_TEST_MODEL="$$model" $(SWIFT) test -c release
+
+bench: build  ## measure the embedded model; against llama.cpp with PEER=folder of llama-bench
+	@model=$$($(PYTHON) Scripts/fetch_model.py) && \
+	    $(PYTHON) Benchmarks/peers.py $(if $(PEER),--peer "$(PEER)") "$$model"
 
 clean:  ## remove what was built (the model stays in the cache folder)
 	rm -rf .build
