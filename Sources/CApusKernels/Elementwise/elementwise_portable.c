@@ -1,0 +1,4 @@
+/* Row kernels for any machine: four lanes, which SSE2 and NEON both have. */
+#define LANES 4
+#define ISA portable
+#include "elementwise_rows.h"

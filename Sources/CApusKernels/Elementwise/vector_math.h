@@ -1,0 +1,98 @@
+/* Vector arithmetic in terms of clang's vector extensions, for files that compile the same code for several instruction
+ * sets: define LANES (floats per vector) and set the target attribute before including. No include guard on purpose. */
+#include <stdint.h>
+#include <string.h>
+
+typedef float vf __attribute__((vector_size(4 * LANES)));
+typedef int32_t vi __attribute__((vector_size(4 * LANES)));
+typedef float vf_unaligned __attribute__((vector_size(4 * LANES), aligned(4)));
+
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE vf load(const float *p) { return *(const vf_unaligned *)p; }
+INLINE void store(float *p, vf v) { *(vf_unaligned *)p = v; }
+INLINE vf splat(float v) { return (vf){0} + v; }
+INLINE vf select(vi mask, vf a, vf b) { return (vf)(((vi)a & mask) | ((vi)b & ~mask)); }
+INLINE vf vmax(vf a, vf b) { return select(a > b, a, b); }
+INLINE vf vabs(vf v) { return (vf)((vi)v & 0x7fffffff); }
+
+/* The last, incomplete vector of a row; missing lanes hold `fill`. */
+INLINE vf load_tail(const float *p, int64_t count, float fill) {
+  float lanes[LANES];
+  for (int i = 0; i < LANES; i++) lanes[i] = i < count ? p[i] : fill;
+  return load(lanes);
+}
+INLINE void store_tail(float *p, int64_t count, vf v) {
+  float lanes[LANES];
+  store(lanes, v);
+  for (int i = 0; i < LANES; i++)
+    if (i < count) p[i] = lanes[i];
+}
+
+INLINE float sum_lanes(vf v) {
+  float lanes[LANES];
+  store(lanes, v);
+  for (int half = LANES / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; i++) lanes[i] += lanes[i + half];
+  return lanes[0];
+}
+INLINE float max_lanes(vf v) {
+  float lanes[LANES];
+  store(lanes, v);
+  float most = lanes[0];
+  for (int i = 1; i < LANES; i++) most = lanes[i] > most ? lanes[i] : most;
+  return most;
+}
+
+/* e^x within 2 units in the last place; 0 below -87.3, infinity above 88.3, NaN for NaN.
+ * x = n ln 2 + r; e^r = 1 + r + r^2 P(r), P a minimax fit on |r| <= ln 2 / 2. */
+INLINE vf vexp(vf x) {
+  vi low = x < -87.3f, high = x > 88.3f;
+  vf bounded = select(low, splat(-87.3f), select(high, splat(88.3f), x));
+  vf shifted = bounded * 1.44269504f + 12582912.0f; /* 1.5 * 2^23: the integer lands in the low bits */
+  vi n = (vi)shifted - 0x4b400000;
+  vf whole = shifted - 12582912.0f;
+  vf r = bounded - whole * 0.693359375f;
+  r = r - whole * -2.12194440e-4f;
+  vf p = r * 1.395060304e-3f + 8.368953425e-3f;
+  p = p * r + 4.166620412e-2f;
+  p = p * r + 1.666651831e-1f;
+  p = p * r + 5.000000096e-1f;
+  vf e = (p * r) * r + r + 1.0f;
+  vf result = e * (vf)((n + 127) << 23);
+  return select(low, splat(0.0f), select(high, splat(__builtin_inff()), result));
+}
+
+/* tanh within 3 units in the last place: a minimax fit of (tanh x - x) / x^3 below 0.62, 1 - 2 / (e^2x + 1) above. */
+INLINE vf vtanh(vf x) {
+  vf magnitude = vabs(x), z = x * x;
+  vf p = z * -5.603918526e-3f + 2.055172415e-2f;
+  p = p * z + -5.37141059e-2f;
+  p = p * z + 1.333115283e-1f;
+  p = p * z + -3.333327208e-1f;
+  vf small = (p * z) * x + x;
+  vf large = 1.0f - 2.0f / (vexp(magnitude + magnitude) + 1.0f);
+  large = (vf)((vi)large | ((vi)x & (int32_t)0x80000000));
+  return select(magnitude < 0.62f, small, select(x == x, large, x));
+}
+
+/* erf within 2^-23 absolute: a minimax fit of erf(x) / x below 1, of log(erfc(x)) on [1, 4], 1 beyond. */
+INLINE vf verf(vf x) {
+  vf t = vabs(x), z = x * x;
+  vf p = z * 7.889124432e-5f + -8.020842733e-4f;
+  p = p * z + 5.189535501e-3f;
+  p = p * z + -2.685444468e-2f;
+  p = p * z + 1.128360018e-1f;
+  p = p * z + -3.761262714e-1f;
+  vf small = (p * z) * x + x * 1.128379166f;
+  vf bounded = select(t > 4.0f, splat(4.0f), t);
+  vf q = bounded * 1.879701989e-4f + -2.963991279e-3f;
+  q = q * bounded + 2.190641621e-2f;
+  q = q * bounded + -1.032560762e-1f;
+  q = q * bounded + -6.379651452e-1f;
+  q = q * bounded + -1.127202189f;
+  q = q * bounded + -3.124915849e-4f;
+  vf large = 1.0f - vexp(q);
+  large = (vf)((vi)large | ((vi)x & (int32_t)0x80000000));
+  return select(t < 1.0f, small, select(x == x, large, x));
+}
