@@ -4,5 +4,6 @@ import ArgumentParser
 @main
 struct Apus: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "apus", abstract: "Train, teach and serve language models with hardware-efficient attention.")
+        commandName: "apus", abstract: "Train, teach and serve language models with hardware-efficient attention.",
+        subcommands: [Inspect.self])
 }

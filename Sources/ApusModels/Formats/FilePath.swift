@@ -20,6 +20,9 @@ enum FilePath {
         folder.hasSuffix("/") ? folder + name : folder + "/" + name
     }
 
+    /// Removes a file; whether it could be is of no consequence to the caller.
+    static func remove(_ path: String) { unlink(path) }
+
     private static func kind(_ path: String) -> mode_t? {
         var status = stat()
         return stat(path, &status) == 0 ? status.st_mode & S_IFMT : nil
