@@ -1,2 +1,0 @@
-#include "apus_cuda.h"
-int apus_cuda_version(void) { return 1; }
