@@ -1,0 +1,266 @@
+// Every PTX instruction that Apus's kernels use, wrapped once. No NVIDIA header is needed: the file
+// compiles under NVRTC as it stands, for sm_90a.
+//
+// Shared-memory addresses are 32-bit (`shared_address`); mbarriers are 8 bytes in shared memory.
+#pragma once
+
+typedef unsigned int u32;
+typedef unsigned long long u64;
+typedef unsigned short bf16_bits;
+
+// A CUtensorMap, as the driver encodes it; kernels take it by value in a __grid_constant__ parameter.
+struct alignas(64) TensorMap {
+    u64 words[16];
+};
+
+__device__ __forceinline__ u32 shared_address(const void *pointer) {
+    return static_cast<u32>(__cvta_generic_to_shared(pointer));
+}
+
+// ---- mbarrier ----
+
+__device__ __forceinline__ void barrier_init(u32 barrier, u32 arrivals) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
+}
+
+__device__ __forceinline__ void barrier_init_fence() {
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
+__device__ __forceinline__ void barrier_arrive(u32 barrier) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
+__device__ __forceinline__ void barrier_expect(u32 barrier, u32 bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+}
+
+// Returns once the phase of this parity has completed.
+__device__ __forceinline__ void barrier_wait(u32 barrier, u32 parity) {
+    asm volatile(
+        "{\n"
+        ".reg .pred done;\n"
+        "again:\n"
+        "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+        "@done bra finished;\n"
+        "bra again;\n"
+        "finished:\n"
+        "}\n" ::"r"(barrier), "r"(parity) : "memory");
+}
+
+// ---- named barriers of a block ----
+
+__device__ __forceinline__ void named_sync(u32 id, u32 threads) {
+    asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+__device__ __forceinline__ void named_arrive(u32 id, u32 threads) {
+    asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+// ---- ordering and launch overlap ----
+
+// Makes this thread's ordinary writes to shared memory visible to wgmma and to the copy engine.
+__device__ __forceinline__ void fence_async_proxy() {
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+// Lets the next kernel of the stream start its launch; it still waits for our memory in `grid_wait`.
+__device__ __forceinline__ void grid_launch_dependents() {
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
+
+__device__ __forceinline__ void grid_wait() {
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+}
+
+template <int registers>
+__device__ __forceinline__ void registers_grow() {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(registers));
+}
+
+template <int registers>
+__device__ __forceinline__ void registers_shrink() {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(registers));
+}
+
+// ---- copies ----
+
+__device__ __forceinline__ void prefetch_map(const TensorMap *map) {
+    asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+}
+
+__device__ __forceinline__ void copy_tile_3d(u32 target, const TensorMap *map, u32 barrier, int c0, int c1, int c2) {
+    asm volatile(
+        "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], [%2];"
+        ::"r"(target), "l"(map), "r"(barrier), "r"(c0), "r"(c1), "r"(c2) : "memory");
+}
+
+__device__ __forceinline__ void copy_tile_5d(
+    u32 target, const TensorMap *map, u32 barrier, int c0, int c1, int c2, int c3, int c4
+) {
+    asm volatile(
+        "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes "
+        "[%0], [%1, {%3, %4, %5, %6, %7}], [%2];"
+        ::"r"(target), "l"(map), "r"(barrier), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "r"(c4) : "memory");
+}
+
+// 16 bytes, or 16 zero bytes when `bytes` is 0.
+__device__ __forceinline__ void copy_16(u32 target, const void *source, u32 bytes) {
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(target), "l"(source), "r"(bytes) : "memory");
+}
+
+__device__ __forceinline__ void copies_commit() {
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+template <int pending>
+__device__ __forceinline__ void copies_wait() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
+}
+
+__device__ __forceinline__ void store_shared_zero_16(u32 target) {
+    asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(target), "r"(0) : "memory");
+}
+
+// ---- arithmetic ----
+
+__device__ __forceinline__ float exp2_approximate(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+__device__ __forceinline__ float log2_approximate(float x) {
+    float y;
+    asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+// `low` in the low half.
+__device__ __forceinline__ u32 pack_bf16(float low, float high) {
+    u32 packed;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+    return packed;
+}
+
+__device__ __forceinline__ float bf16_to_float(bf16_bits x) {
+    return __uint_as_float(static_cast<u32>(x) << 16);
+}
+
+__device__ __forceinline__ float infinity() {
+    return __int_as_float(0x7f800000);
+}
+
+// ---- wgmma ----
+//
+// Operands in shared memory are panels of 64 bf16 columns: rows of 128 bytes, 8-row atoms of 1024 bytes
+// in the 128-byte swizzle (what the copy engine writes). Panels start at multiples of 1024 bytes.
+
+// Rows are M or N, columns are the reduction (Q, and K in Q K^T). 16 columns further is `+ 2`.
+__device__ __forceinline__ u64 descriptor_rows(u32 address) {
+    return (u64)((address & 0x3FFFF) >> 4) | ((u64)1 << 16) | ((u64)64 << 32) | ((u64)1 << 62);
+}
+
+// Rows are the reduction, columns are N (V in P V); `panel` bytes lead from one 64-column panel to the next.
+// 16 rows further is `+ 128`.
+__device__ __forceinline__ u64 descriptor_columns(u32 address, u32 panel) {
+    return (u64)((address & 0x3FFFF) >> 4) | ((u64)(panel >> 4) << 16) | ((u64)64 << 32) | ((u64)1 << 62);
+}
+
+__device__ __forceinline__ void mma_fence() {
+    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
+
+__device__ __forceinline__ void mma_commit() {
+    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+
+template <int pending>
+__device__ __forceinline__ void mma_wait() {
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(pending) : "memory");
+}
+
+// Keeps the compiler from moving uses of an accumulator across the wait before it.
+template <int count>
+__device__ __forceinline__ void mma_settle(float (&d)[count]) {
+#pragma unroll
+    for (int i = 0; i < count; ++i) asm volatile("" : "+f"(d[i])::"memory");
+}
+
+#define APUS_REGS_16 \
+    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+#define APUS_REGS_32 \
+    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+    "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define APUS_REGS_48 \
+    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+    "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
+    "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
+#define APUS_REGS_64 \
+    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+    "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
+    "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+    "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define APUS_REGS_96 \
+    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+    "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
+    "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+    "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, " \
+    "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
+    "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
+#define APUS_REGS_128 \
+    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+    "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
+    "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+    "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, " \
+    "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
+    "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, " \
+    "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
+    "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+#define APUS_ACC_8(d, i) \
+    "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
+#define APUS_ACC_16(d, i) APUS_ACC_8(d, i), APUS_ACC_8(d, i + 8)
+#define APUS_ACC_32(d, i) APUS_ACC_16(d, i), APUS_ACC_16(d, i + 16)
+#define APUS_ACC_48(d, i) APUS_ACC_32(d, i), APUS_ACC_16(d, i + 32)
+#define APUS_ACC_64(d, i) APUS_ACC_32(d, i), APUS_ACC_32(d, i + 32)
+#define APUS_ACC_96(d, i) APUS_ACC_64(d, i), APUS_ACC_32(d, i + 64)
+#define APUS_ACC_128(d, i) APUS_ACC_64(d, i), APUS_ACC_64(d, i + 64)
+
+// d[64 x N] (+)= A B with A (64 x 16) and B (16 x N); `accumulate` 0 overwrites d. `ss`: A and B from shared
+// memory, `rs`: A from registers; both with B's reduction along its columns. `rs_columns`: A from registers,
+// B's reduction along its rows.
+template <int N>
+struct Mma;
+
+#define APUS_MMA(N, COUNT, A, B, P, A0, A1, A2, A3, RB, RP)                                                            \
+    template <>                                                                                                        \
+    struct Mma<N> {                                                                                                    \
+        static __device__ __forceinline__ void ss(float (&d)[COUNT], u64 a, u64 b, int accumulate) {                   \
+            asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" P ", 0;\n"                                               \
+                         "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16 {" APUS_REGS_##COUNT "}, %" A       \
+                         ", %" B ", p, 1, 1, 0, 0;\n}\n"                                                               \
+                         : APUS_ACC_##COUNT(d, 0)                                                                      \
+                         : "l"(a), "l"(b), "r"(accumulate));                                                           \
+        }                                                                                                              \
+        APUS_MMA_RS(rs, "0", N, COUNT, A0, A1, A2, A3, RB, RP)                                                         \
+        APUS_MMA_RS(rs_columns, "1", N, COUNT, A0, A1, A2, A3, RB, RP)                                                 \
+    };
+
+#define APUS_MMA_RS(NAME, TRANSPOSED, N, COUNT, A0, A1, A2, A3, RB, RP)                                                \
+    static __device__ __forceinline__ void NAME(                                                                       \
+        float (&d)[COUNT], u32 a0, u32 a1, u32 a2, u32 a3, u64 b, int accumulate                                       \
+    ) {                                                                                                                \
+        asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" RP ", 0;\n"                                                  \
+                     "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16 {" APUS_REGS_##COUNT "}, {%" A0         \
+                     ", %" A1 ", %" A2 ", %" A3 "}, %" RB ", p, 1, 1, " TRANSPOSED ";\n}\n"                            \
+                     : APUS_ACC_##COUNT(d, 0)                                                                          \
+                     : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b), "r"(accumulate));                                   \
+    }
+
+APUS_MMA(32, 16, "16", "17", "18", "16", "17", "18", "19", "20", "21")
+APUS_MMA(64, 32, "32", "33", "34", "32", "33", "34", "35", "36", "37")
+APUS_MMA(96, 48, "48", "49", "50", "48", "49", "50", "51", "52", "53")
+APUS_MMA(128, 64, "64", "65", "66", "64", "65", "66", "67", "68", "69")
+APUS_MMA(192, 96, "96", "97", "98", "96", "97", "98", "99", "100", "101")
+APUS_MMA(256, 128, "128", "129", "130", "128", "129", "130", "131", "132", "133")
