@@ -1,10 +1,8 @@
-#define _GNU_SOURCE
 #include "weight.h"
 
 #include <stdlib.h>
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
+
+#include "arena.h"
 
 /* Places one file block of row `lane` into its panel. */
 static void pack_block(apus_dtype dtype, const uint8_t *block, int lane, uint8_t *panel) {
@@ -84,17 +82,6 @@ static void pack_panels(void *context, int64_t begin, int64_t end, int worker) {
     }
 }
 
-/* Panels are streamed from end to end: large pages save their page walks. */
-static uint8_t *allocate_panels(size_t bytes) {
-    size_t alignment = bytes >= (4u << 20) ? (2u << 20) : 64;
-    size_t rounded = (bytes + alignment - 1) / alignment * alignment;
-    uint8_t *p = aligned_alloc(alignment, rounded);
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-    if (p && alignment > 64) madvise(p, rounded, MADV_HUGEPAGE);
-#endif
-    return p;
-}
-
 apus_weight *apus_weight_create(apus_pool *pool, apus_dtype dtype, const void *data, int64_t n, int64_t k) {
     if (n <= 0 || k <= 0 || k % apus_block_elements(dtype) != 0) return NULL;
     apus_weight *w = calloc(1, sizeof *w);
@@ -110,7 +97,7 @@ apus_weight *apus_weight_create(apus_pool *pool, apus_dtype dtype, const void *d
     w->panel_bytes = k / apus_block_elements(dtype) * apus_panel_block_bytes(dtype);
     w->panel_bytes = (w->panel_bytes + 63) / 64 * 64;
     w->owned_bytes = (size_t)(apus_weight_panels(w) * w->panel_bytes);
-    w->panels = allocate_panels(w->owned_bytes);
+    w->panels = apus_arena_allocate(w->owned_bytes);
     if (!w->panels) {
         free(w);
         return NULL;
@@ -122,7 +109,7 @@ apus_weight *apus_weight_create(apus_pool *pool, apus_dtype dtype, const void *d
 
 void apus_weight_destroy(apus_weight *w) {
     if (!w) return;
-    free(w->panels);
+    apus_arena_free(w->panels);
     free(w);
 }
 
