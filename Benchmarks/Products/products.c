@@ -41,7 +41,8 @@ static size_t total_bytes;
 static apus_weight *random_weight(apus_pool *pool, apus_dtype dtype, int64_t n, int64_t k) {
     if (k % apus_block_elements(dtype) != 0) dtype = APUS_Q8_0;
     size_t block = (size_t)apus_block_bytes(dtype), blocks = (size_t)(n * k / apus_block_elements(dtype));
-    uint8_t *data = aligned_alloc(64, (block * blocks + 63) / 64 * 64);
+    uint8_t *data = aligned_alloc(2 << 20, (block * blocks + (2 << 20) - 1) / (2 << 20) * (2 << 20));
+    if (getenv("HUGE")) madvise(data, block * blocks, MADV_HUGEPAGE);
     uint32_t state = 1;
     for (size_t i = 0; i + 4 <= block * blocks; i += 4) {
         state = state * 1664525u + 1013904223u;

@@ -51,13 +51,14 @@ AVX512_INLINE void reduce_and_store(__m512 sums[SUB_TOKENS][TILE_ROWS], float *o
 
 #define TILE(type, size)                                                                                                     \
     AVX512_INLINE void tile_##type(const char *w, int64_t w_step, const char *x, int64_t x_step, int64_t k, float *out,      \
-                                   const int rows, const int tokens) {                                                       \
+                                   const int rows, const int tokens, const char *ahead, const int lines) {                   \
         __m512 sums[SUB_TOKENS][TILE_ROWS];                                                                                  \
         UNROLL for (int t = 0; t < tokens; t++)                                                                              \
             UNROLL for (int r = 0; r < rows; r++) sums[t][r] = _mm512_setzero_ps();                                          \
         int64_t i = 0;                                                                                                       \
         for (; i + 16 <= k; i += 16) {                                                                                       \
             __m512 weights[TILE_ROWS];                                                                                       \
+            UNROLL for (int l = 0; l < lines; l++) _mm_prefetch(ahead + i * 4 * lines + l * 64, _MM_HINT_T0);                \
             UNROLL for (int r = 0; r < rows; r++) weights[r] = load_##type(w + r * w_step, i);                               \
             UNROLL for (int t = 0; t < tokens; t++) {                                                                        \
                 __m512 activations = load_f32(x + t * x_step, i);                                                            \
@@ -81,13 +82,14 @@ TILE(f16, 2)
 
 /* The same with bf16 on both sides: vdpbf16ps takes 32 k at a time. */
 AVX512_INLINE void tile_bf16_bf16(const char *w, int64_t w_step, const char *x, int64_t x_step, int64_t k, float *out,
-                                  const int rows, const int tokens) {
+                                  const int rows, const int tokens, const char *ahead, const int lines) {
     __m512 sums[SUB_TOKENS][TILE_ROWS];
     UNROLL for (int t = 0; t < tokens; t++)
         UNROLL for (int r = 0; r < rows; r++) sums[t][r] = _mm512_setzero_ps();
     int64_t i = 0;
     for (; i + 32 <= k; i += 32) {
         __m512bh weights[TILE_ROWS];
+        UNROLL for (int l = 0; l < lines; l++) _mm_prefetch(ahead + i * 2 * lines + l * 64, _MM_HINT_T0);
         UNROLL for (int r = 0; r < rows; r++) weights[r] = (__m512bh)_mm512_loadu_si512(w + r * w_step + i * 2);
         UNROLL for (int t = 0; t < tokens; t++) {
             __m512bh activations = (__m512bh)_mm512_loadu_si512(x + t * x_step + i * 2);
@@ -117,31 +119,60 @@ AVX512_INLINE void tile_bf16_bf16(const char *w, int64_t w_step, const char *x, 
     case 6: kernel(__VA_ARGS__, 6); break;    \
     }
 
-/* Cuts 16 rows x 12 tokens into tiles. */
-#define ROWS_KERNEL(type, w_size, x_size)                                                                                    \
+/* Brings a stretch of memory into the first cache. */
+AVX512_INLINE void touch(const char *p, int64_t bytes) {
+    __m512i seen = _mm512_setzero_si512();
+    for (int64_t i = 0; i + 64 <= bytes; i += 64) seen = _mm512_or_si512(seen, _mm512_loadu_si512(p + i));
+    __asm__ volatile("" : : "v"(seen));
+}
+
+/* Rows from here on are streams long enough for the prefetchers to follow four of them. */
+enum { LONG_ROW = 4096 };
+
+/* Tiles over 16 rows x 12 tokens. Short rows that come from memory are brought in one after the other, because the
+ * prefetchers follow one short stream at twice the speed of four: a single token takes row by row, few tokens touch four
+ * rows before their tile, and many (two cuts) fetch the next four during it. */
+#define ROWS_KERNEL(type, w_size, x_size, lines)                                                                             \
+    AVX512_INLINE void one_row_##type(const char *w, int64_t w_step, const char *x, int64_t x_step, int64_t k, float *o,     \
+                                      const int tokens) {                                                                    \
+        tile_##type(w, w_step, x, x_step, k, o, 1, tokens, w, 0);                                                            \
+    }                                                                                                                        \
+    AVX512_INLINE void four_rows_##type(const char *w, int64_t w_step, const char *x, int64_t x_step, int64_t k, float *o,   \
+                                        const int tokens) {                                                                  \
+        tile_##type(w, w_step, x, x_step, k, o, TILE_ROWS, tokens, w, 0);                                                    \
+    }                                                                                                                        \
+    AVX512_INLINE void four_ahead_##type(const char *w, int64_t w_step, const char *x, int64_t x_step, int64_t k, float *o,  \
+                                         const char *ahead, const int tokens) {                                              \
+        tile_##type(w, w_step, x, x_step, k, o, TILE_ROWS, tokens, ahead, lines);                                            \
+    }                                                                                                                        \
     AVX512 void apus_avx512_rows_##type(const void *w, int64_t ws, int rows, const void *x, int64_t xs, int tokens,          \
-                                        int64_t k, float *out) {                                                             \
+                                        int64_t k, float *out, int streaming) {                                              \
         int cuts = (tokens + SUB_TOKENS - 1) / SUB_TOKENS;                                                                   \
+        int64_t w_step = ws * w_size, x_step = xs * x_size;                                                                  \
+        int bring_in = streaming && w_step < LONG_ROW;                                                                       \
         for (int r = 0; r < rows;) {                                                                                         \
-            const char *wr = (const char *)w + r * ws * w_size;                                                              \
-            int width = rows - r >= TILE_ROWS ? TILE_ROWS : 1;                                                               \
+            const char *wr = (const char *)w + r * w_step;                                                                   \
+            int width = rows - r >= TILE_ROWS && !(streaming && tokens == 1) ? TILE_ROWS : 1;                                \
+            if (bring_in && width == TILE_ROWS && cuts == 1) touch(wr, TILE_ROWS * w_step);                                  \
             for (int cut = 0; cut < cuts; cut++) {                                                                           \
                 int t = tokens * cut / cuts, count = tokens * (cut + 1) / cuts - t;                                          \
-                const char *xt = (const char *)x + t * xs * x_size;                                                          \
+                const char *xt = (const char *)x + t * x_step;                                                               \
                 float *o = out + t * PANEL_ROWS + r;                                                                         \
-                if (width == TILE_ROWS) {                                                                                    \
-                    FOR_SUB_TOKENS(count, tile_##type, wr, ws * w_size, xt, xs * x_size, k, o, TILE_ROWS)                    \
+                if (width == 1) {                                                                                            \
+                    FOR_SUB_TOKENS(count, one_row_##type, wr, w_step, xt, x_step, k, o)                                      \
+                } else if (bring_in && cuts > 1) {                                                                           \
+                    FOR_SUB_TOKENS(count, four_ahead_##type, wr, w_step, xt, x_step, k, o, wr + (4 + 2 * cut) * w_step)      \
                 } else {                                                                                                     \
-                    FOR_SUB_TOKENS(count, tile_##type, wr, ws * w_size, xt, xs * x_size, k, o, 1)                            \
+                    FOR_SUB_TOKENS(count, four_rows_##type, wr, w_step, xt, x_step, k, o)                                    \
                 }                                                                                                            \
             }                                                                                                                \
             r += width;                                                                                                      \
         }                                                                                                                    \
     }
-ROWS_KERNEL(f32, 4, 4)
-ROWS_KERNEL(bf16, 2, 4)
-ROWS_KERNEL(f16, 2, 4)
-ROWS_KERNEL(bf16_bf16, 2, 2)
+ROWS_KERNEL(f32, 4, 4, 2)
+ROWS_KERNEL(bf16, 2, 4, 1)
+ROWS_KERNEL(f16, 2, 4, 1)
+ROWS_KERNEL(bf16_bf16, 2, 2, 2)
 
 AVX512 static void to_bf16(const float *x, int64_t count, uint16_t *out) {
     int64_t i = 0;

@@ -26,7 +26,7 @@ static void gemm_items(void *context, int64_t begin, int64_t end, int worker) {
         int rows = job->m - i < TILE_TOKENS ? (int)(job->m - i) : TILE_TOKENS;
         float sums[TILE_TOKENS * TILE_COLUMNS];
         job->rows(job->b + j * job->ldb * job->element, job->ldb, columns, job->a + i * job->lda * job->element, job->lda,
-                  rows, job->k, sums);
+                  rows, job->k, sums, 0);
         for (int r = 0; r < rows; r++) {
             float *c = job->c + (i + r) * job->ldc + j;
             for (int s = 0; s < columns; s++) {

@@ -36,9 +36,10 @@ static inline int64_t apus_tile_bytes(int64_t tokens, int64_t k) { return k / BL
 /* out[t * 16 + row]: sums of `tokens` tokens of a tile with the 16 rows of a panel. */
 typedef void (*apus_panel_kernel)(const uint8_t *panel, int64_t k, const uint8_t *tile, int tokens, float *out);
 
-/* out[t * 16 + row], row < rows <= 16: dot products of row-major weight rows with row-major activations. Strides in elements. */
+/* out[t * 16 + row], row < rows <= 16: dot products of row-major weight rows with row-major activations. Strides in elements.
+ * `streaming`: the weights come from memory, not from a cache. */
 typedef void (*apus_rows_kernel)(const void *w, int64_t w_stride, int rows, const void *x, int64_t x_stride, int tokens,
-                                 int64_t k, float *out);
+                                 int64_t k, float *out, int streaming);
 
 typedef struct {
     const char *name;

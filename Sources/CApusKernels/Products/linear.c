@@ -64,7 +64,7 @@ static void prepare_tiles(void *context, int64_t begin, int64_t end, int worker)
 /* The sums of one tile of tokens with panel `p` of weight `w`: out[t * 16 + row]. `expanded`: the panel in f32 when a
  * quantised weight meets f32 activations. */
 static void multiply(const linear_job *job, const apus_weight *w, activation_use use, int64_t p, const float *expanded,
-                     int64_t first, int tokens, float *out) {
+                     int64_t first, int tokens, int streaming, float *out) {
     const apus_kernels *kernels = job->kernels;
     if (use == USE_TILES) {
         const uint8_t *tile = job->tiles[apus_correction_of(w->dtype)] + apus_tile_bytes(first, job->k);
@@ -74,18 +74,18 @@ static void multiply(const linear_job *job, const apus_weight *w, activation_use
     int rows = apus_panel_rows(w, p);
     const float *x = job->x + first * job->x_stride;
     if (expanded) {
-        kernels->rows_f32(expanded, job->k, rows, x, job->x_stride, tokens, job->k, out);
+        kernels->rows_f32(expanded, job->k, rows, x, job->x_stride, tokens, job->k, out, streaming);
         return;
     }
     const uint8_t *data = w->rows + p * PANEL_ROWS * w->row_bytes;
     if (use == USE_BF16)
-        kernels->rows_bf16_bf16(data, job->k, rows, job->bf16 + first * job->k, job->k, tokens, job->k, out);
+        kernels->rows_bf16_bf16(data, job->k, rows, job->bf16 + first * job->k, job->k, tokens, job->k, out, streaming);
     else if (w->dtype == APUS_BF16)
-        kernels->rows_bf16(data, job->k, rows, x, job->x_stride, tokens, job->k, out);
+        kernels->rows_bf16(data, job->k, rows, x, job->x_stride, tokens, job->k, out, streaming);
     else if (w->dtype == APUS_F16)
-        kernels->rows_f16(data, job->k, rows, x, job->x_stride, tokens, job->k, out);
+        kernels->rows_f16(data, job->k, rows, x, job->x_stride, tokens, job->k, out, streaming);
     else
-        kernels->rows_f32(data, job->k, rows, x, job->x_stride, tokens, job->k, out);
+        kernels->rows_f32(data, job->k, rows, x, job->x_stride, tokens, job->k, out, streaming);
 }
 
 static void store(const apus_linear_output *o, int64_t p, int rows, int64_t first, int tokens, const float *sums) {
@@ -123,13 +123,15 @@ static void linear_item(linear_job *job, int64_t panel, int64_t group, int worke
     const float *expanded_up = up ? expand(job, up->weight, job->use[1], p, worker, 1) : NULL;
     if (atomic_load_explicit(&job->failed, memory_order_relaxed)) return;
     float sums[2][TILE_TOKENS * PANEL_ROWS] = {0};
-    for (int64_t tile = job->tile_count * group / job->group_count; tile < job->tile_count * (group + 1) / job->group_count;
-         tile++) {
+    int64_t first_tile = job->tile_count * group / job->group_count;
+    int64_t last_tile = job->tile_count * (group + 1) / job->group_count;
+    for (int64_t tile = first_tile; tile < last_tile; tile++) {
+        int streaming = tile == first_tile;
         int64_t first = tile_begin(job, tile);
         int tokens = (int)(tile_begin(job, tile + 1) - first);
-        multiply(job, o->weight, job->use[i], p, expanded, first, tokens, sums[0]);
+        multiply(job, o->weight, job->use[i], p, expanded, first, tokens, streaming, sums[0]);
         if (up) {
-            multiply(job, up->weight, job->use[1], p, expanded_up, first, tokens, sums[1]);
+            multiply(job, up->weight, job->use[1], p, expanded_up, first, tokens, streaming, sums[1]);
             job->kernels->swiglu(sums[0], sums[1], tokens * PANEL_ROWS);
         }
         store(o, p, apus_panel_rows(o->weight, p), first, tokens, sums[0]);

@@ -132,7 +132,8 @@ static void panel_q6_k(const uint8_t *panel, int64_t k, const uint8_t *tile, int
 /* Eight running sums, so that a compiler may keep them in vector registers. */
 #define ROWS_KERNEL(name, weight, activation)                                                                           \
     static void name(const void *w, int64_t w_stride, int rows, const void *x, int64_t x_stride, int tokens, int64_t k,  \
-                     float *out) {                                                                                      \
+                     float *out, int streaming) {                                                                       \
+        (void)streaming;                                                                                                \
         for (int t = 0; t < tokens; t++)                                                                                \
             for (int r = 0; r < rows; r++) {                                                                            \
                 float sums[8] = {0};                                                                                    \
