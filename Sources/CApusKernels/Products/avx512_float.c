@@ -129,9 +129,10 @@ AVX512_INLINE void touch(const char *p, int64_t bytes) {
 /* Rows from here on are streams long enough for the prefetchers to follow four of them. */
 enum { LONG_ROW = 4096 };
 
-/* Tiles over 16 rows x 12 tokens. Short rows that come from memory are brought in one after the other, because the
- * prefetchers follow one short stream at twice the speed of four: a single token takes row by row, few tokens touch four
- * rows before their tile, and many (two cuts) fetch the next four during it. */
+/* Tiles over 16 rows x 12 tokens. In general a cut of the tokens stays in the first cache while the rows pass by. Short rows
+ * that come from memory are brought in one after the other, because the prefetchers follow one short stream at twice the
+ * speed of four: a single token takes row by row, few tokens touch four rows before their tile, and many (two cuts) fetch
+ * the next four during it. */
 #define ROWS_KERNEL(type, w_size, x_size, lines)                                                                             \
     AVX512_INLINE void one_row_##type(const char *w, int64_t w_step, const char *x, int64_t x_step, int64_t k, float *o,     \
                                       const int tokens) {                                                                    \
@@ -145,28 +146,43 @@ enum { LONG_ROW = 4096 };
                                          const char *ahead, const int tokens) {                                              \
         tile_##type(w, w_step, x, x_step, k, o, TILE_ROWS, tokens, ahead, lines);                                            \
     }                                                                                                                        \
-    AVX512 void apus_avx512_rows_##type(const void *w, int64_t ws, int rows, const void *x, int64_t xs, int tokens,          \
-                                        int64_t k, float *out, int streaming) {                                              \
-        int cuts = (tokens + SUB_TOKENS - 1) / SUB_TOKENS;                                                                   \
-        int64_t w_step = ws * w_size, x_step = xs * x_size;                                                                  \
-        int bring_in = streaming && w_step < LONG_ROW;                                                                       \
+    AVX512 static void rows_by_cut_##type(const char *w, int64_t w_step, int rows, const char *x, int64_t x_step,            \
+                                          int tokens, int64_t k, float *out, int width) {                                    \
         for (int r = 0; r < rows;) {                                                                                         \
-            const char *wr = (const char *)w + r * w_step;                                                                   \
-            int width = rows - r >= TILE_ROWS && !(streaming && tokens == 1) ? TILE_ROWS : 1;                                \
-            if (bring_in && width == TILE_ROWS && cuts == 1) touch(wr, TILE_ROWS * w_step);                                  \
-            for (int cut = 0; cut < cuts; cut++) {                                                                           \
-                int t = tokens * cut / cuts, count = tokens * (cut + 1) / cuts - t;                                          \
-                const char *xt = (const char *)x + t * x_step;                                                               \
-                float *o = out + t * PANEL_ROWS + r;                                                                         \
-                if (width == 1) {                                                                                            \
-                    FOR_SUB_TOKENS(count, one_row_##type, wr, w_step, xt, x_step, k, o)                                      \
-                } else if (bring_in && cuts > 1) {                                                                           \
-                    FOR_SUB_TOKENS(count, four_ahead_##type, wr, w_step, xt, x_step, k, o, wr + (4 + 2 * cut) * w_step)      \
-                } else {                                                                                                     \
-                    FOR_SUB_TOKENS(count, four_rows_##type, wr, w_step, xt, x_step, k, o)                                    \
-                }                                                                                                            \
+            const char *wr = w + r * w_step;                                                                                 \
+            if (rows - r < width) width = 1;                                                                                 \
+            if (width == 1) {                                                                                                \
+                FOR_SUB_TOKENS(tokens, one_row_##type, wr, w_step, x, x_step, k, out + r)                                    \
+            } else {                                                                                                         \
+                FOR_SUB_TOKENS(tokens, four_rows_##type, wr, w_step, x, x_step, k, out + r)                                  \
             }                                                                                                                \
             r += width;                                                                                                      \
+        }                                                                                                                    \
+    }                                                                                                                        \
+    AVX512 void apus_avx512_rows_##type(const void *w, int64_t ws, int rows, const void *x, int64_t xs, int tokens,          \
+                                        int64_t k, float *out, int streaming) {                                              \
+        int cuts = (tokens + SUB_TOKENS - 1) / SUB_TOKENS, done = 0;                                                         \
+        int64_t w_step = ws * w_size, x_step = xs * x_size;                                                                  \
+        if (streaming && w_step < LONG_ROW && tokens > 1) {                                                                  \
+            for (; done + TILE_ROWS <= rows; done += TILE_ROWS) {                                                            \
+                const char *wr = (const char *)w + done * w_step;                                                            \
+                if (cuts == 1) touch(wr, TILE_ROWS * w_step);                                                                \
+                for (int cut = 0; cut < cuts; cut++) {                                                                       \
+                    int t = tokens * cut / cuts, count = tokens * (cut + 1) / cuts - t;                                      \
+                    const char *xt = (const char *)x + t * x_step;                                                           \
+                    float *o = out + t * PANEL_ROWS + done;                                                                  \
+                    if (cuts == 1) {                                                                                         \
+                        FOR_SUB_TOKENS(count, four_rows_##type, wr, w_step, xt, x_step, k, o)                                \
+                    } else {                                                                                                 \
+                        FOR_SUB_TOKENS(count, four_ahead_##type, wr, w_step, xt, x_step, k, o, wr + (4 + 2 * cut) * w_step)  \
+                    }                                                                                                        \
+                }                                                                                                            \
+            }                                                                                                                \
+        }                                                                                                                    \
+        for (int cut = 0; cut < cuts; cut++) {                                                                               \
+            int t = tokens * cut / cuts, count = tokens * (cut + 1) / cuts - t;                                              \
+            rows_by_cut_##type((const char *)w + done * w_step, w_step, rows - done, (const char *)x + t * x_step, x_step,   \
+                               count, k, out + t * PANEL_ROWS + done, streaming && tokens == 1 ? 1 : TILE_ROWS);             \
         }                                                                                                                    \
     }
 ROWS_KERNEL(f32, 4, 4, 2)
