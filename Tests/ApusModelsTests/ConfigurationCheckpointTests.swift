@@ -3,17 +3,7 @@ import ApusModels
 import ApusTensor
 import Testing
 
-/// The models that transformers and gguf wrote under `Tests/Fixtures/models`.
-enum ModelFixtures {
-    static let folder: String = {
-        let file = #filePath
-        let tests = file.split(separator: "/", omittingEmptySubsequences: false).dropLast(2).joined(separator: "/")
-        return tests + "/Fixtures/models"
-    }()
-
-    static func path(_ name: String) -> String { folder + "/" + name }
-}
-
+/// Models that transformers and gguf wrote under `Tests/Fixtures/models`.
 @Suite struct ConfigurationCheckpointTests {
     static let safetensors = [
         "llama2", "llama3", "llama3-older-config", "llama-bf16", "llama-sharded", "llama-reward", "smollm2",
@@ -24,20 +14,20 @@ enum ModelFixtures {
 
     @Test(arguments: safetensors)
     func everyWeightOfAFolderIsFoundOnce(_ name: String) throws {
-        let checkpoint = try Checkpoints.open(ModelFixtures.path(name))
+        let checkpoint = try Checkpoints.open(Fixtures.path("models/\(name)"))
         try checkComplete(checkpoint)
     }
 
     @Test(arguments: gguf)
     func everyWeightOfAGGUFFileIsFoundOnce(_ name: String) throws {
-        let checkpoint = try Checkpoints.open(ModelFixtures.path(name + "/model.gguf"))
+        let checkpoint = try Checkpoints.open(Fixtures.path("models/\(name)/model.gguf"))
         try checkComplete(checkpoint, besides: ["rope_freqs.weight"])
     }
 
     @Test(arguments: gguf)
     func bothFormatsOfAModelAgree(_ name: String) throws {
-        let folder = try Checkpoints.open(ModelFixtures.path(name)).configuration
-        var file = try Checkpoints.open(ModelFixtures.path(name + "/model.gguf")).configuration
+        let folder = try Checkpoints.open(Fixtures.path("models/\(name)")).configuration
+        var file = try Checkpoints.open(Fixtures.path("models/\(name)/model.gguf")).configuration
         #expect(abs(file.normEpsilon - folder.normEpsilon) < 1e-10)
         // What the formats state differently by design, or one of them not at all.
         file.normEpsilon = folder.normEpsilon
@@ -65,7 +55,7 @@ enum ModelFixtures {
 
     @Test func familiesDifferWhereTheyShould() throws {
         func configuration(_ name: String) throws -> DecoderConfiguration {
-            try Checkpoints.open(ModelFixtures.path(name)).configuration
+            try Checkpoints.open(Fixtures.path("models/\(name)")).configuration
         }
         let llama3 = try configuration("llama3")
         #expect(

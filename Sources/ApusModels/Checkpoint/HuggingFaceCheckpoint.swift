@@ -32,10 +32,11 @@ public struct HuggingFaceCheckpoint: Checkpoint {
         self.folder = folder
         let weights = try open()
         let path = FilePath.join(folder, "config.json")
-        var configuration = try DecoderConfiguration(json: try Self.json(path), file: path)
+        var configuration = try DecoderConfiguration(json: MappedFile(path: path))
         let generationPath = FilePath.join(folder, "generation_config.json")
         if FilePath.isFile(generationPath) {
-            generationDefaults = try GenerationDefaults(json: try Self.json(generationPath), file: generationPath)
+            generationDefaults = try GenerationDefaults(
+                json: try MappedFile(path: generationPath).json(), file: generationPath)
         } else {
             generationDefaults = GenerationDefaults()
         }
@@ -78,17 +79,14 @@ public struct HuggingFaceCheckpoint: Checkpoint {
             return text
         }
         let configuration = FilePath.join(folder, "tokenizer_config.json")
-        guard FilePath.isFile(configuration), let node = try Self.json(configuration).optional("chat_template") else {
+        guard FilePath.isFile(configuration),
+            let node = try MappedFile(path: configuration).json().optional("chat_template")
+        else {
             return nil
         }
         if node.value.stringValue != nil { return try node.string() }
         let named = try node.elements().first { try $0.string("name") == "default" }
         return try named?.string("template")
-    }
-
-    private static func json(_ path: String) throws -> JSONNode {
-        let file = try MappedFile(path: path)
-        return JSONNode(try file.withBytes(0..<file.byteCount) { try JSONValue(parsing: $0) }, name: path)
     }
 
     /// A base model saved without its head lacks the prefix.

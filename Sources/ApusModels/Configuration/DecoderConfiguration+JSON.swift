@@ -3,6 +3,11 @@ import ApusTensor
 import ApusText
 
 extension DecoderConfiguration {
+    /// The configuration in a file with a Hugging Face `config.json`; see ``init(json:file:)``.
+    public init(json file: MappedFile) throws {
+        try self.init(json: try file.json(), file: file.name)
+    }
+
     /// The configuration in a Hugging Face `config.json`, in its older spelling (`rope_theta`, `rope_scaling`,
     /// `torch_dtype`) or the newer (`rope_parameters`, `dtype`). Absent keys stand at transformers' defaults for the
     /// family, those that give the model's size are required. `file` names the file in errors.

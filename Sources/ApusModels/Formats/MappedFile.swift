@@ -1,4 +1,5 @@
 import ApusTensor
+import ApusText
 
 #if canImport(Glibc)
     import Glibc
@@ -102,6 +103,11 @@ public final class MappedFile: @unchecked Sendable {
     /// A range of bytes as text; nil when it is not valid UTF-8. Precondition: it lies inside the file.
     func text(_ range: Range<Int>) -> String? {
         withBytes(range) { String(validating: $0, as: UTF8.self) }
+    }
+
+    /// The whole file as JSON.
+    func json(duplicateKeys: JSONDuplicateKeys = .lastHolds) throws -> JSONNode {
+        JSONNode(try withBytes(0..<byteCount) { try JSONValue(parsing: $0, duplicateKeys: duplicateKeys) }, name: name)
     }
 
     /// A row-major tensor over the bytes from `offset`: shared with the file, or copied when the elements are not

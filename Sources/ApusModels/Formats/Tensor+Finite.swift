@@ -29,14 +29,13 @@ extension Tensor {
     private func scan<T: FixedWidthInteger>(_ elements: UnsafeBufferPointer<T>, magnitude: T, carry: T) -> Int? {
         let run = 4096
         let sign = ~magnitude
+        func carried(_ element: T) -> T { (element & magnitude) &+ carry }
         var start = 0
         while start < elements.count {
             let end = min(start + run, elements.count)
             var seen: T = 0
-            for index in start..<end { seen |= (elements[index] & magnitude) &+ carry }
-            if seen & sign != 0 {
-                return (start..<end).first { (elements[$0] & magnitude) &+ carry & sign != 0 }
-            }
+            for index in start..<end { seen |= carried(elements[index]) }
+            if seen & sign != 0 { return (start..<end).first { carried(elements[$0]) & sign != 0 } }
             start = end
         }
         return nil

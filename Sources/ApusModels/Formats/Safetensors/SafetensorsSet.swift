@@ -59,8 +59,7 @@ public struct SafetensorsSet: Sendable {
 
     /// Which file holds which tensor, from an index; file names that would leave the folder are refused.
     static func weightMap(_ file: MappedFile) throws -> [(tensor: String, shard: String)] {
-        let value = try file.withBytes(0..<file.byteCount) { try JSONValue(parsing: $0, duplicateKeys: .refused) }
-        let map = try JSONNode(value, name: file.name).child("weight_map", expected: "an object")
+        let map = try file.json(duplicateKeys: .refused).child("weight_map", expected: "an object")
         return try map.members().map { tensor, node in
             let shard = try node.string()
             guard !shard.isEmpty, shard != ".", shard != "..", !shard.utf8.contains(UInt8(ascii: "/")),
