@@ -8,6 +8,8 @@ PYTHON ?= python3
 APUS := .build/release/apus
 # Left by a failed installation of oneDNN, which is optional, so that it is not tried on every run.
 LIBRARIES_STAMP := .build/libraries-skipped
+# Without testable imports, which no test uses, tests and command share one build.
+TEST_FLAGS := -c release --disable-testable-imports
 SOURCES := Package.swift $(shell find Sources -type f)
 
 # The text as typed: not expanded by make, and passed through the environment, not through quotes.
@@ -52,7 +54,7 @@ script-test:  ## check and test the scripts
 
 swift-test:  ## build and run the Swift tests for release
 	@Scripts/system_libraries.sh $(LIBRARIES_STAMP)
-	model=$$($(PYTHON) Scripts/fetch_model.py) && APUS_TEST_MODEL="$$model" $(SWIFT) test -c release
+	model=$$($(PYTHON) Scripts/fetch_model.py) && APUS_TEST_MODEL="$$model" $(SWIFT) test $(TEST_FLAGS)
 
 bench: build  ## measure the embedded model; against llama.cpp with PEER=folder of llama-bench
 	@model=$$($(PYTHON) Scripts/fetch_model.py) && \
