@@ -9,7 +9,8 @@
 
 /* ---- which instruction set ---- */
 
-static atomic_int isa_level = -1;
+static atomic_int machine_level = -1;
+static _Thread_local int chosen_level = -1;
 
 static int best_level(void) {
 #if defined(__x86_64__)
@@ -24,10 +25,11 @@ static int best_level(void) {
 }
 
 int apus_isa_level(void) {
-  int level = atomic_load_explicit(&isa_level, memory_order_relaxed);
+  if (chosen_level >= 0) return chosen_level;
+  int level = atomic_load_explicit(&machine_level, memory_order_relaxed);
   if (level < 0) {
     level = best_level();
-    atomic_store_explicit(&isa_level, level, memory_order_relaxed);
+    atomic_store_explicit(&machine_level, level, memory_order_relaxed);
   }
   return level;
 }
@@ -44,7 +46,7 @@ const apus_elementwise_table *apus_elementwise(void) {
 const char *apus_elementwise_isa(void) { return apus_elementwise()->name; }
 
 int apus_select_elementwise_isa(const char *name) {
-  int best = best_level(), wanted = best;
+  int best = best_level(), wanted = -1;
   if (!strcmp(name, "portable"))
     wanted = 0;
   else if (!strcmp(name, "avx2"))
@@ -54,7 +56,7 @@ int apus_select_elementwise_isa(const char *name) {
   else if (strcmp(name, "best"))
     return -1;
   if (wanted > best) return -1;
-  atomic_store(&isa_level, wanted);
+  chosen_level = wanted;
   return 0;
 }
 

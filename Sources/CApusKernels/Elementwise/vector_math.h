@@ -12,8 +12,8 @@ typedef float vf_unaligned __attribute__((vector_size(4 * LANES), aligned(4)));
 INLINE vf load(const float *p) { return *(const vf_unaligned *)p; }
 INLINE void store(float *p, vf v) { *(vf_unaligned *)p = v; }
 INLINE vf splat(float v) { return (vf){0} + v; }
-INLINE vf select(vi mask, vf a, vf b) { return (vf)(((vi)a & mask) | ((vi)b & ~mask)); }
-INLINE vf vmax(vf a, vf b) { return select(a > b, a, b); }
+INLINE vf choose(vi mask, vf a, vf b) { return (vf)(((vi)a & mask) | ((vi)b & ~mask)); }
+INLINE vf vmax(vf a, vf b) { return choose(a > b, a, b); }
 INLINE vf vabs(vf v) { return (vf)((vi)v & 0x7fffffff); }
 
 /* The last, incomplete vector of a row; missing lanes hold `fill`. */
@@ -29,26 +29,51 @@ INLINE void store_tail(float *p, int64_t count, vf v) {
     if (i < count) p[i] = lanes[i];
 }
 
+/* The lanes 0, 1, 2 ... */
+INLINE vi lane_numbers(void) {
+#if LANES == 16
+  return (vi){0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+#elif LANES == 8
+  return (vi){0, 1, 2, 3, 4, 5, 6, 7};
+#else
+  return (vi){0, 1, 2, 3};
+#endif
+}
+
+/* v with its lanes moved by half, a quarter, an eighth ... of the vector: every lane then holds the reduction. */
+#if LANES == 16
+#define FOLD(v, combine)                                                                                    \
+  v = combine(v, __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));      \
+  v = combine(v, __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11));      \
+  v = combine(v, __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13));      \
+  v = combine(v, __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14));
+#elif LANES == 8
+#define FOLD(v, combine)                                              \
+  v = combine(v, __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3)); \
+  v = combine(v, __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5)); \
+  v = combine(v, __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6));
+#else
+#define FOLD(v, combine)                                  \
+  v = combine(v, __builtin_shufflevector(v, v, 2, 3, 0, 1)); \
+  v = combine(v, __builtin_shufflevector(v, v, 1, 0, 3, 2));
+#endif
+
+INLINE vf vadd(vf a, vf b) { return a + b; }
+
 INLINE float sum_lanes(vf v) {
-  float lanes[LANES];
-  store(lanes, v);
-  for (int half = LANES / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; i++) lanes[i] += lanes[i + half];
-  return lanes[0];
+  FOLD(v, vadd)
+  return v[0];
 }
 INLINE float max_lanes(vf v) {
-  float lanes[LANES];
-  store(lanes, v);
-  float most = lanes[0];
-  for (int i = 1; i < LANES; i++) most = lanes[i] > most ? lanes[i] : most;
-  return most;
+  FOLD(v, vmax)
+  return v[0];
 }
 
 /* e^x within 2 units in the last place; 0 below -87.3, infinity above 88.3, NaN for NaN.
  * x = n ln 2 + r; e^r = 1 + r + r^2 P(r), P a minimax fit on |r| <= ln 2 / 2. */
 INLINE vf vexp(vf x) {
   vi low = x < -87.3f, high = x > 88.3f;
-  vf bounded = select(low, splat(-87.3f), select(high, splat(88.3f), x));
+  vf bounded = choose(low, splat(-87.3f), choose(high, splat(88.3f), x));
   vf shifted = bounded * 1.44269504f + 12582912.0f; /* 1.5 * 2^23: the integer lands in the low bits */
   vi n = (vi)shifted - 0x4b400000;
   vf whole = shifted - 12582912.0f;
@@ -60,7 +85,7 @@ INLINE vf vexp(vf x) {
   p = p * r + 5.000000096e-1f;
   vf e = (p * r) * r + r + 1.0f;
   vf result = e * (vf)((n + 127) << 23);
-  return select(low, splat(0.0f), select(high, splat(__builtin_inff()), result));
+  return choose(low, splat(0.0f), choose(high, splat(__builtin_inff()), result));
 }
 
 /* tanh within 3 units in the last place: a minimax fit of (tanh x - x) / x^3 below 0.62, 1 - 2 / (e^2x + 1) above. */
@@ -73,7 +98,7 @@ INLINE vf vtanh(vf x) {
   vf small = (p * z) * x + x;
   vf large = 1.0f - 2.0f / (vexp(magnitude + magnitude) + 1.0f);
   large = (vf)((vi)large | ((vi)x & (int32_t)0x80000000));
-  return select(magnitude < 0.62f, small, select(x == x, large, x));
+  return choose(magnitude < 0.62f, small, choose(x == x, large, x));
 }
 
 /* erf within 2^-23 absolute: a minimax fit of erf(x) / x below 1, of log(erfc(x)) on [1, 4], 1 beyond. */
@@ -85,7 +110,7 @@ INLINE vf verf(vf x) {
   p = p * z + 1.128360018e-1f;
   p = p * z + -3.761262714e-1f;
   vf small = (p * z) * x + x * 1.128379166f;
-  vf bounded = select(t > 4.0f, splat(4.0f), t);
+  vf bounded = choose(t > 4.0f, splat(4.0f), t);
   vf q = bounded * 1.879701989e-4f + -2.963991279e-3f;
   q = q * bounded + 2.190641621e-2f;
   q = q * bounded + -1.032560762e-1f;
@@ -94,5 +119,5 @@ INLINE vf verf(vf x) {
   q = q * bounded + -3.124915849e-4f;
   vf large = 1.0f - vexp(q);
   large = (vf)((vi)large | ((vi)x & (int32_t)0x80000000));
-  return select(t < 1.0f, small, select(x == x, large, x));
+  return choose(t < 1.0f, small, choose(x == x, large, x));
 }

@@ -195,5 +195,5 @@ extension ElementwiseSuite {
     }
 }
 
-/// The element-wise kernels; serialised because the instruction set is chosen for the whole process.
-@Suite(.serialized) struct ElementwiseSuite {}
+/// The element-wise kernels.
+@Suite struct ElementwiseSuite {}
