@@ -1,0 +1,58 @@
+import CApusCUDA
+import Synchronization
+
+/// A queue of work on a GPU, run in order. Streams do not wait for each other, nor for the default stream.
+public final class CUDAStream: Sendable {
+    /// The GPU it belongs to.
+    public let device: CUDADevice
+    // Created in init and destroyed in deinit only; the driver's functions may be called from any thread.
+    nonisolated(unsafe) let handle: apus_cuda_stream
+    private let lastKernel = Mutex<String?>(nil)
+
+    /// A new stream. `priority`: lower numbers run first; 0 is the default.
+    public init(device: CUDADevice, priority: Int = 0) throws(CUDAError) {
+        let cu = try device.current()
+        var stream: apus_cuda_stream?
+        let flags = UInt32(APUS_CUDA_STREAM_NON_BLOCKING)
+        try device.driver.check(
+            "cuStreamCreateWithPriority", cu.pointee.cuStreamCreateWithPriority(&stream, flags, Int32(priority)))
+        self.device = device
+        handle = stream!
+    }
+
+    deinit {
+        // Buffers keep their stream, so all its blocks are back in the allocator's lists by now.
+        device.allocator.retire(stream: key)
+        if let cu = try? device.current() { _ = cu.pointee.cuStreamDestroy(handle) }
+    }
+
+    /// What the allocator knows the stream by.
+    var key: UInt { UInt(bitPattern: handle) }
+
+    /// Checks a call on this stream; an error names the last kernel launched here.
+    func check(_ name: StaticString, _ code: Int32) throws(CUDAError) {
+        try device.driver.check(name, code, kernel: lastKernel.withLock { $0 })
+    }
+
+    func launched(_ kernel: String) {
+        lastKernel.withLock { $0 = kernel }
+    }
+
+    /// Waits until all queued work is done. An error of an earlier kernel shows here.
+    public func synchronize() throws(CUDAError) {
+        try check("cuStreamSynchronize", try device.current().pointee.cuStreamSynchronize(handle))
+    }
+
+    /// Whether all queued work is done.
+    public func isIdle() throws(CUDAError) -> Bool {
+        let code = try device.current().pointee.cuStreamQuery(handle)
+        if Int(code) == APUS_CUDA_NOT_READY { return false }
+        try check("cuStreamQuery", code)
+        return true
+    }
+
+    /// Lets work queued after this wait for the event; the calling thread does not wait.
+    public func wait(for event: CUDAEvent) throws(CUDAError) {
+        try check("cuStreamWaitEvent", try device.current().pointee.cuStreamWaitEvent(handle, event.handle, 0))
+    }
+}
