@@ -20,7 +20,8 @@ let package = Package(
         .target(name: "ApusTensor", dependencies: ["CApusKernels", "CApusCUDA"]),
         .target(name: "ApusLayers", dependencies: ["ApusTensor"]),
         .target(
-            name: "ApusAttention", dependencies: ["ApusTensor", "ApusLayers", "CApusKernels"], exclude: ["Kernels"]),
+            name: "ApusAttention", dependencies: ["ApusTensor", "ApusLayers", "CApusKernels"],
+            resources: [.embedInCode("Kernels")]),
         .target(name: "ApusText"),
         .target(name: "ApusModels", dependencies: ["ApusTensor", "ApusLayers", "ApusAttention", "ApusText"]),
         .target(name: "ApusEngine", dependencies: ["ApusModels", "ApusAttention", "ApusText"]),

@@ -1,0 +1,28 @@
+import ApusTensor
+
+/// The CUDA C++ of the attention kernels, embedded in the binary by the build: the files of `Kernels/`, one line each.
+public enum AttentionSources {
+    /// Kernel files by name.
+    public static var kernels: [String: String] {
+        [
+            "combine.cu": text(PackageResources.combine_cu),
+            "latent_decode.cu": text(PackageResources.latent_decode_cu),
+            "naive_decode.cu": text(PackageResources.naive_decode_cu),
+            "schedule.cu": text(PackageResources.schedule_cu),
+        ]
+    }
+
+    /// What the kernel files include.
+    public static let headers: [CUDASource.Header] = [
+        CUDASource.Header(name: "ptx.cuh", text: text(PackageResources.ptx_cuh)),
+        CUDASource.Header(name: "schedule.cuh", text: text(PackageResources.schedule_cuh)),
+    ]
+
+    /// A kernel file with its headers and the macros that choose its variant. Precondition: a file of ``kernels``.
+    public static func source(_ file: String, defines: [String: String] = [:]) -> CUDASource {
+        guard let text = kernels[file] else { preconditionFailure("no kernel file \(file)") }
+        return CUDASource(name: file, text: text, headers: headers, defines: defines)
+    }
+
+    private static func text(_ bytes: [UInt8]) -> String { String(decoding: bytes, as: UTF8.self) }
+}

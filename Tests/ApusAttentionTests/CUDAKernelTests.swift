@@ -1,0 +1,110 @@
+import ApusAttention
+import ApusTensor
+import Foundation
+import Testing
+
+/// What a variant of a kernel file is compiled with, and what its machine code must be like.
+struct KernelVariant: Sendable, CustomTestStringConvertible {
+    let file: String
+    var defines: [String: String] = [:]
+    /// Uses Hopper's matrix instructions.
+    var isFast = false
+
+    var testDescription: String {
+        ([file] + defines.sorted { $0.key < $1.key }.map { "\($0.key)=\($0.value)" }).joined(separator: " ")
+    }
+
+    static func latent(_ latent: Int, _ rope: Int, page: Int, warpgroups: Int) -> KernelVariant {
+        // As many stages of 64 tokens as fit beside the queries.
+        let panels = latent / 64 + 1
+        let stages = min(6, (226 * 1024 - warpgroups * panels * 8192) / (panels * 8192))
+        let values = [
+            "D_C": latent, "D_R": rope, "PAGE_SIZE": page, "BLOCK_N": 64, "STAGES": stages, "WARPGROUPS": warpgroups,
+        ]
+        return KernelVariant(file: "latent_decode.cu", defines: values.mapValues(String.init), isFast: true)
+    }
+
+    static let all = [
+        KernelVariant(file: "naive_decode.cu"),
+        KernelVariant(file: "schedule.cu"),
+        KernelVariant(file: "combine.cu", defines: ["WIDTH": "256", "TILE_ROWS": "64"]),
+        latent(256, 64, page: 64, warpgroups: 1),
+        latent(256, 64, page: 64, warpgroups: 2),
+        latent(192, 48, page: 16, warpgroups: 1),
+        latent(128, 32, page: 128, warpgroups: 2),
+    ]
+}
+
+private let nvrtcIsHere = CUDALibraries.nvrtc.report.status == .loaded
+/// Where the tests are prepared with NVRTC, its absence is a failure, not a skip.
+private let nvrtcIsRequired = ProcessInfo.processInfo.environment["APUS_TEST_NVRTC"] == "required"
+
+@Suite(.enabled(if: nvrtcIsHere || nvrtcIsRequired, "\(CUDALibraries.nvrtc.report.message)"))
+struct CUDAKernelTests {
+    @Test(arguments: KernelVariant.all)
+    func compilesForHopper(variant: KernelVariant) throws {
+        let source = AttentionSources.source(variant.file, defines: variant.defines)
+        let (cubin, ptx, log) = try NVRTCCompiler().compile(
+            source, target: "sm_90a", extraOptions: ["--ptxas-options=-v"])
+        #expect(cubin.starts(with: [0x7f, 0x45, 0x4c, 0x46]), "an ELF file")
+        // One line for each entry: "... 0 bytes spill stores, 0 bytes spill loads".
+        let spills = log.split(separator: "\n").filter { $0.contains("bytes spill stores") }
+        #expect(!spills.isEmpty, "the log tells of spills")
+        #expect(spills.allSatisfy { $0.contains(" 0 bytes spill stores, 0 bytes spill loads") }, "\(log)")
+        if variant.isFast {
+            #expect(ptx.contains("wgmma.mma_async"))
+            #expect(ptx.contains("cp.async.bulk.tensor"))
+        }
+    }
+
+    @Test func aWrongKernelGivesTheCompilersWords() throws {
+        let source = CUDASource(name: "wrong.cu", text: "extern \"C\" __global__ void f() { undeclared(); }")
+        #expect {
+            try NVRTCCompiler().compile(source, target: "sm_90a")
+        } throws: { error in
+            guard case CUDAError.compilation("wrong.cu", "sm_90a", let log) = error else { return false }
+            return log.contains("undeclared") && log.contains("wrong.cu(1)")
+        }
+    }
+
+    @Test func keptInACache() throws {
+        let folder = FileManager.default.temporaryDirectory.appendingPathComponent("apus-\(UUID().uuidString)").path
+        defer { try? FileManager.default.removeItem(atPath: folder) }
+        let source = CUDASource(
+            name: "set.cu", text: "extern \"C\" __global__ void set(float *x) { x[threadIdx.x] = VALUE; }",
+            defines: ["VALUE": "2.0f"])
+        let compiler = try NVRTCCompiler()
+        let first = try CUDACubinCache(folder: folder).cubin(for: source, target: "sm_90a", compiler: compiler)
+        let second = try CUDACubinCache(folder: folder).cubin(
+            for: source, target: "sm_90a", compiler: Unavailable(compiler))
+        #expect(first == second)
+    }
+
+    /// A compiler of the same identity that must not be asked.
+    private struct Unavailable: CUDACompiler {
+        let identity: String
+
+        init(_ compiler: NVRTCCompiler) {
+            identity = compiler.identity
+        }
+
+        func compile(_ source: CUDASource, target: String) throws -> [UInt8] {
+            throw CUDAError.compilation(kernel: source.name, target: target, log: "asked for a cached kernel")
+        }
+    }
+}
+
+@Suite struct AttentionSourcesTests {
+    @Test func everyFileIsEmbeddedAndCompiled() throws {
+        let folder = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
+            .appendingPathComponent("../../Sources/ApusAttention/Kernels").standardized.path
+        let files = try FileManager.default.contentsOfDirectory(atPath: folder)
+        #expect(Set(files.filter { $0.hasSuffix(".cu") }) == Set(AttentionSources.kernels.keys))
+        #expect(Set(files.filter { $0.hasSuffix(".cuh") }) == Set(AttentionSources.headers.map(\.name)))
+        #expect(
+            Set(KernelVariant.all.map(\.file)) == Set(AttentionSources.kernels.keys), "a variant of each is compiled")
+        for (name, text) in AttentionSources.kernels {
+            #expect(try text == String(contentsOfFile: folder + "/" + name, encoding: .utf8))
+        }
+    }
+}
