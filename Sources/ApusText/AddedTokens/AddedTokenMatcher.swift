@@ -103,7 +103,9 @@ struct AddedTokenMatcher: Sendable {
     }
 
     private func touchesWord(_ base: UnsafePointer<UInt8>, start: Int, stop: Int, end: Int) -> Bool {
-        if start > 0, CharacterSet.word.contains(UTF8Text.decode(UTF8Text.previous(base + start)).scalar) { return true }
+        if start > 0, CharacterSet.word.contains(UTF8Text.decode(UTF8Text.previous(base + start)).scalar) {
+            return true
+        }
         return stop < end && CharacterSet.word.contains(UTF8Text.decode(base + stop).scalar)
     }
 }

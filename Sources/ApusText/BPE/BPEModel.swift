@@ -77,7 +77,9 @@ struct BPEModel: Sendable {
         return spelling ?? UnsafeBufferPointer(start: nil, count: 0)
     }
 
-    private static func symbol(_ text: UnsafeBufferPointer<UInt8>, _ vocabulary: Vocabulary, _ extra: Vocabulary?) -> Int32 {
+    private static func symbol(_ text: UnsafeBufferPointer<UInt8>, _ vocabulary: Vocabulary, _ extra: Vocabulary?)
+        -> Int32
+    {
         if let id = vocabulary.id(of: text) { return id }
         if let extra, let id = extra.id(of: text) { return id + Int32(vocabulary.idBound) }
         return -1

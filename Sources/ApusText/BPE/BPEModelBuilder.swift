@@ -37,7 +37,8 @@ struct BPEModelBuilder {
     mutating func addMerge(line: UnsafeBufferPointer<UInt8>) throws {
         guard let space = line.firstIndex(of: 0x20), !line[(space + 1)...].contains(0x20) else {
             let text = String(decoding: line, as: UTF8.self)
-            throw TokenizerError.invalid("expected two tokens with one space between them, found \"\(text)\"", at: mergePlace)
+            throw TokenizerError.invalid(
+                "expected two tokens with one space between them, found \"\(text)\"", at: mergePlace)
         }
         try addMerge(
             UnsafeBufferPointer(rebasing: line[..<space]), UnsafeBufferPointer(rebasing: line[(space + 1)...]))

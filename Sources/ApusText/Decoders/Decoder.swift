@@ -14,7 +14,9 @@ indirect enum Decoder: Sendable {
         switch self {
         case .byteLevel:
             var bytes: [UInt8] = []
-            for token in tokens { token.withUnsafeBufferPointer { ByteAlphabet.appendBytes(spelledBy: $0, to: &bytes) } }
+            for token in tokens {
+                token.withUnsafeBufferPointer { ByteAlphabet.appendBytes(spelledBy: $0, to: &bytes) }
+            }
             return [Array(String(decoding: bytes, as: UTF8.self).utf8)]
         case .byteFallback:
             var result: [[UInt8]] = []

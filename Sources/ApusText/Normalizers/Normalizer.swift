@@ -33,7 +33,8 @@ indirect enum Normalizer: Sendable {
         case .sequence(let normalizers):
             var current: [UInt8]?
             for normalizer in normalizers {
-                let next = current.map { $0.withUnsafeBufferPointer(normalizer.normalize) } ?? normalizer.normalize(text)
+                let next =
+                    current.map { $0.withUnsafeBufferPointer(normalizer.normalize) } ?? normalizer.normalize(text)
                 if let next { current = next }
             }
             return current

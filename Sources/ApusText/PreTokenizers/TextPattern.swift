@@ -32,7 +32,9 @@ enum TextPattern: Sendable {
             guard let first = bytes.first else { return }
             var index = 0
             while index + bytes.count <= text.count {
-                if base[index] == first, UnsafeBufferPointer(rebasing: text[index..<index + bytes.count]).elementsEqual(bytes) {
+                if base[index] == first,
+                    UnsafeBufferPointer(rebasing: text[index..<index + bytes.count]).elementsEqual(bytes)
+                {
                     body(index..<index + bytes.count)
                     index += bytes.count
                 } else {

@@ -99,7 +99,9 @@ struct WordScan {
         if !isLineBreak, second < end {
             let (next, length) = kind(second)
             if next == Kind.letter { return run(second + length, of: Kind.letter) }
-            if start[0] == UInt8(ascii: " "), next == Kind.other { return lineBreaks(run(second + length, of: Kind.other)) }
+            if start[0] == UInt8(ascii: " "), next == Kind.other {
+                return lineBreaks(run(second + length, of: Kind.other))
+            }
         }
         if first == Kind.other { return lineBreaks(run(second, of: Kind.other)) }
         return space(start, lineBreaksFirst: true)

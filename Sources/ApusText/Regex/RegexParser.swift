@@ -39,7 +39,9 @@ struct RegexParser {
     private mutating func parseAlternatives() throws(RegexError) -> RegexNode {
         depth += 1
         defer { depth -= 1 }
-        guard depth <= Self.depthLimit else { throw RegexError(reason: "groups nested more than \(Self.depthLimit) deep") }
+        guard depth <= Self.depthLimit else {
+            throw RegexError(reason: "groups nested more than \(Self.depthLimit) deep")
+        }
         var alternatives = [try parseSequence()]
         while take("|") { alternatives.append(try parseSequence()) }
         return alternatives.count == 1 ? alternatives[0] : .alternatives(alternatives)

@@ -39,7 +39,9 @@ public struct ByteStrings: Sendable {
     public subscript(index: Int) -> ArraySlice<UInt8> { bytes[range(index)] }
 
     /// Calls `body` with the bytes of the string at `index`, without copying them.
-    public func withBytes<Result>(at index: Int, _ body: (UnsafeBufferPointer<UInt8>) throws -> Result) rethrows -> Result {
+    public func withBytes<Result>(at index: Int, _ body: (UnsafeBufferPointer<UInt8>) throws -> Result) rethrows
+        -> Result
+    {
         let range = range(index)
         return try bytes.withUnsafeBufferPointer { try body(UnsafeBufferPointer(rebasing: $0[range])) }
     }

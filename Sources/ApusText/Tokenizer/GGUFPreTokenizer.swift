@@ -61,7 +61,8 @@ struct GGUFPreTokenizer {
     private static let contraction = "(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
 
     static let gpt4o =
-        #"[^\r\n\p{L}\p{N}]?"# + upper + "*" + lower + "+" + contraction + #"|[^\r\n\p{L}\p{N}]?"# + upper + "+" + lower + "*"
+        #"[^\r\n\p{L}\p{N}]?"# + upper + "*" + lower + "+" + contraction + #"|[^\r\n\p{L}\p{N}]?"# + upper + "+" + lower
+        + "*"
         + contraction + #"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"#
 
     static let tekken =

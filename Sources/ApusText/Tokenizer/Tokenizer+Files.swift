@@ -10,7 +10,9 @@ extension Tokenizer {
     ///   - bytes: the file's bytes, read only during the call.
     ///   - name: what errors call it.
     /// - Throws: `TokenizerError`, which names an unsupported component or the place of what is wrong.
-    public convenience init(tokenizerJSON bytes: UnsafeRawBufferPointer, name: String = "tokenizer.json") throws(TokenizerError) {
+    public convenience init(tokenizerJSON bytes: UnsafeRawBufferPointer, name: String = "tokenizer.json")
+        throws(TokenizerError)
+    {
         self.init(try TokenizerJSON.load(bytes, name: name))
     }
 
@@ -29,7 +31,9 @@ extension Tokenizer {
             Result { () throws(TokenizerError) in try TokenizerJSON.load(bytes, name: file) }
         }
         var components = try result.get()
-        let folder = isFolder ? path : file.split(separator: "/", omittingEmptySubsequences: false).dropLast().joined(separator: "/")
+        let folder =
+            isFolder
+            ? path : file.split(separator: "/", omittingEmptySubsequences: false).dropLast().joined(separator: "/")
         let config = (folder.isEmpty ? (path.hasPrefix("/") ? "" : ".") : folder) + "/tokenizer_config.json"
         if FileManager.default.fileExists(atPath: config) {
             components.namedTokens = try Self.namedTokens(config, components)
@@ -72,7 +76,9 @@ extension Tokenizer {
 /// Builds a tokenizer from arbitrary bytes and, if they are one, encodes and decodes with it. For fuzzing.
 package func fuzzTokenizerJSON(_ bytes: UnsafeRawBufferPointer) {
     guard let tokenizer = try? Tokenizer(tokenizerJSON: bytes) else { return }
-    let texts = ["", "Hello, it's 2024!\r\n  x", "\u{E9}e\u{301} \u{4F60}\u{597D}\u{2581}\u{1F469}\u{200D}\u{1F680}<s>"]
+    let texts = [
+        "", "Hello, it's 2024!\r\n  x", "\u{E9}e\u{301} \u{4F60}\u{597D}\u{2581}\u{1F469}\u{200D}\u{1F680}<s>",
+    ]
     for text in texts {
         let ids = tokenizer.encode(text, addSpecialTokens: true)
         _ = tokenizer.decode(ids)

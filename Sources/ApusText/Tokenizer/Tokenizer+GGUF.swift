@@ -74,7 +74,8 @@ private enum GGUFReading {
                 } else {
                     if let offset = UTF8Text.firstInvalid(bytes) {
                         throw TokenizerError.invalid(
-                            "expected UTF-8, found an invalid byte at offset \(offset)", at: "\(place).tokens[\(index)]")
+                            "expected UTF-8, found an invalid byte at offset \(offset)", at: "\(place).tokens[\(index)]"
+                        )
                     }
                     try builder.add(bytes, id: index, at: "\(place).tokens")
                 }
@@ -88,7 +89,9 @@ private enum GGUFReading {
         var result: [AddedToken] = []
         for (id, type) in gguf.tokenTypes.prefix(gguf.tokens.count).enumerated() {
             let isSpecial = type == GGUFTokenType.control || type == GGUFTokenType.unknown
-            guard isSpecial || type == GGUFTokenType.userDefined, let spelling = vocabulary.spelling(id) else { continue }
+            guard isSpecial || type == GGUFTokenType.userDefined, let spelling = vocabulary.spelling(id) else {
+                continue
+            }
             result.append(
                 AddedToken(id: Int32(id), content: String(decoding: spelling, as: UTF8.self), isSpecial: isSpecial))
         }

@@ -28,7 +28,8 @@ struct TokenizerJSON {
     // MARK: Parsing
 
     private mutating func read(_ bytes: UnsafeRawBufferPointer) throws {
-        var parser = JSONParser(bytes: bytes, depthLimit: JSONValue.defaultDepthLimit)
+        var parser = JSONParser(
+            bytes: bytes, depthLimit: JSONValue.defaultDepthLimit, duplicateKeys: .lastHolds)
         var reader = self
         try parser.forEachMember { parser, key in
             if key == "model", parser.peek == UInt8(ascii: "{") {
@@ -72,7 +73,8 @@ struct TokenizerJSON {
         var builder = VocabularyBuilder()
         let name = name
         // A guess that is right for English vocabularies and only saves growing.
-        builder.reserve(count: Swift.min(parser.bytes.count / 40, Vocabulary.idLimit), byteCount: parser.bytes.count / 8)
+        builder.reserve(
+            count: Swift.min(parser.bytes.count / 40, Vocabulary.idLimit), byteCount: parser.bytes.count / 8)
         try parser.forEachMember { parser, key in
             let id = try parser.requireInteger()
             var key = key
@@ -130,7 +132,9 @@ struct TokenizerJSON {
         let node = JSONNode(.object(modelSettings), name: "\(name): model")
         let type = try node.optional("type")?.string() ?? "BPE"
         guard type == "BPE" else { throw TokenizerError.unsupported(component: "model \"\(type)\"", at: name) }
-        guard let vocabulary else { throw JSONError.missing(path: "model.vocab", expected: "an object of tokens and ids") }
+        guard let vocabulary else {
+            throw JSONError.missing(path: "model.vocab", expected: "an object of tokens and ids")
+        }
         guard let builder else { throw JSONError.missing(path: "model.merges", expected: "an array of merges") }
         for key in ["continuing_subword_prefix", "end_of_word_suffix"] {
             if let text = try node.optional(key)?.string(), !text.isEmpty {

@@ -1,11 +1,6 @@
+import ApusModels
 import ApusText
 import ArgumentParser
-
-#if canImport(FoundationEssentials)
-    import FoundationEssentials
-#else
-    import Foundation
-#endif
 
 /// `apus tokenize`: text to token ids and back.
 struct Tokenize: ParsableCommand {
@@ -36,41 +31,59 @@ struct Tokenize: ParsableCommand {
     @Flag(help: "Take special tokens in the text as ordinary text.")
     var plain = false
 
+    @Flag(help: "Texts are JSON strings, one a line, so that they can hold newlines.")
+    var json = false
+
+    @Option(help: ArgumentHelp("Encode this many times and print only the seconds each time took.", valueName: "count"))
+    var benchmark: Int?
+
     func run() throws {
-        let tokenizer = try loadTokenizer(model)
+        let tokenizer = try Tokenizer(model: model)
         var input = InputLines()
-        var line = 0
-        while let bytes = whole ? input.rest() : input.next() {
+        if let benchmark { return try measure(Array(try input.rest()), tokenizer, repeats: benchmark) }
+        if whole { return try answer(try input.rest(), tokenizer, line: nil) }
+        var line = 1
+        while let bytes = try input.next() {
+            try answer(bytes, tokenizer, line: line)
             line += 1
-            do {
-                if decode {
-                    StandardOutput.write(text(try ids(bytes), tokenizer) + "\n")
-                } else {
-                    StandardOutput.write(try encode(bytes, tokenizer) + "\n")
-                }
-            } catch {
-                StandardOutput.flush()
-                throw ValidationError("standard input, line \(line): \(error)")
-            }
         }
-        StandardOutput.flush()
     }
 
-    private func encode(_ bytes: [UInt8], _ tokenizer: Tokenizer) throws -> String {
-        let ids = try bytes.withUnsafeBytes {
+    private func answer(_ bytes: ArraySlice<UInt8>, _ tokenizer: Tokenizer, line: Int?) throws {
+        let answer: String
+        do {
+            answer = decode ? try text(bytes, tokenizer) : try ids(bytes, tokenizer)
+        } catch {
+            throw InputError(line: line, reason: "\(error)")
+        }
+        print(answer)
+    }
+
+    private func ids(_ line: ArraySlice<UInt8>, _ tokenizer: Tokenizer) throws -> String {
+        let text = json ? Array(try JSONNode(JSONValue(parsing: Array(line)), name: "text").string().utf8)[...] : line
+        return "[" + (try encode(text, tokenizer)).map(String.init).joined(separator: ", ") + "]"
+    }
+
+    private func encode(_ text: ArraySlice<UInt8>, _ tokenizer: Tokenizer) throws -> [Int32] {
+        try text.withUnsafeBytes {
             try tokenizer.encode(utf8: $0, addSpecialTokens: special, parseSpecialTokens: !plain)
         }
-        return "[" + ids.map(String.init).joined(separator: ", ") + "]"
     }
 
-    private func ids(_ bytes: [UInt8]) throws -> [Int32] {
-        try JSONNode(try JSONValue(parsing: bytes), name: "ids").elements().map { Int32(try $0.int(in: 0...Int(Int32.max))) }
+    private func text(_ line: ArraySlice<UInt8>, _ tokenizer: Tokenizer) throws -> String {
+        let array = JSONNode(try JSONValue(parsing: Array(line)), name: "ids")
+        let ids = try array.elements().map { Int32(try $0.int(in: 0...Int(Int32.max))) }
+        let text = tokenizer.decode(ids, skipSpecialTokens: !special)
+        return json ? JSONValue.string(text).serialized() : text
     }
 
-    private func text(_ ids: [Int32], _ tokenizer: Tokenizer) -> String {
-        tokenizer.decode(ids, skipSpecialTokens: !special)
+    private func measure(_ text: [UInt8], _ tokenizer: Tokenizer, repeats: Int) throws {
+        for _ in 0..<repeats {
+            let clock = ContinuousClock()
+            let start = clock.now
+            let count = try encode(text[...], tokenizer).count
+            let seconds = (clock.now - start) / Duration.seconds(1)
+            print(JSONValue.object(["seconds": .double(seconds), "tokens": .integer(Int64(count))]).serialized())
+        }
     }
 }
-
-/// The tokenizer of a tokenizer.json, of a folder that holds one, or of a GGUF file.
-func loadTokenizer(_ path: String) throws -> Tokenizer { try Tokenizer(contentsOf: path) }

@@ -1,0 +1,56 @@
+import ApusText
+
+extension GGUFVocabulary {
+    /// The tokenizer in a GGUF file's metadata.
+    /// - Throws: `ModelFileError` where `tokenizer.ggml.model` or `tokenizer.ggml.tokens` is missing or a key has
+    ///   another type.
+    public init(_ metadata: GGUFMetadata) throws {
+        let prefix = "tokenizer.ggml."
+        guard let model = try metadata.string(prefix + "model") else { throw metadata.missing(prefix + "model") }
+        guard let tokens = try metadata.array(prefix + "tokens", of: .string) else {
+            throw metadata.missing(prefix + "tokens")
+        }
+        self.init(model: model, pre: try metadata.string(prefix + "pre"))
+        self.tokens = ByteStrings(tokens)
+        if let merges = try metadata.array(prefix + "merges", of: .string) { self.merges = ByteStrings(merges) }
+        if let scores = try metadata.array(prefix + "scores", of: .float32, .int32) {
+            self.scores = scores.numbers!.map { Float($0) }
+        }
+        if let types = try metadata.array(prefix + "token_type", of: .int32, .uint32) {
+            tokenTypes = types.integers!.map { Int32(clamping: $0) }
+        }
+        bosID = try metadata.integer(prefix + "bos_token_id")
+        eosID = try metadata.integer(prefix + "eos_token_id")
+        unknownID = try metadata.integer(prefix + "unknown_token_id")
+        paddingID = try metadata.integer(prefix + "padding_token_id")
+        addsBOS = try metadata.bool(prefix + "add_bos_token")
+        addsEOS = try metadata.bool(prefix + "add_eos_token")
+        addsSpacePrefix = try metadata.bool(prefix + "add_space_prefix")
+    }
+}
+
+extension ByteStrings {
+    fileprivate init(_ array: GGUFArray) {
+        self.init()
+        reserve(count: array.count, byteCount: array.withBytes(\.count))
+        array.forEachString { append($0) }
+    }
+}
+
+extension GGUFMetadata {
+    fileprivate func missing(_ key: String) -> ModelFileError {
+        .malformed(file: fileName, place: "key \(key)", expected: "a value", found: "nothing")
+    }
+}
+
+extension Tokenizer {
+    /// The tokenizer of a model: a GGUF file, a `tokenizer.json`, or a folder that holds one.
+    /// - Throws: `ModelFileError` or `TokenizerError`.
+    public convenience init(model path: String) throws {
+        if path.hasSuffix(".gguf") {
+            try self.init(gguf: GGUFVocabulary(GGUFFile(path: path).metadata))
+        } else {
+            try self.init(contentsOf: path)
+        }
+    }
+}
