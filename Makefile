@@ -16,7 +16,7 @@ SOURCES := Package.swift $(shell find Sources -type f)
 override PROMPT := $(if $(value PROMPT),$(value PROMPT),Why is the sky blue?)
 export PROMPT
 
-.PHONY: help run chat build model libraries test lint swift-test script-test bench clean
+.PHONY: help run chat build model libraries test lint swift-test script-test fuzz bench clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,16 +49,20 @@ lint:  ## check the format of the Swift sources
 
 script-test:  ## check and test the scripts
 	@Scripts/system_libraries.sh $(LIBRARIES_STAMP) test
-	shellcheck Scripts/*.sh .ci/run
+	shellcheck Scripts/*.sh Fuzz/*.sh .ci/run
 	$(PYTHON) -m unittest discover -s Tests/Scripts -v
 
 swift-test:  ## build and run the Swift tests for release
 	@Scripts/system_libraries.sh $(LIBRARIES_STAMP)
 	model=$$($(PYTHON) Scripts/fetch_model.py) && APUS_TEST_MODEL="$$model" $(SWIFT) test $(TEST_FLAGS)
 
+fuzz:  ## fuzz the parsers of foreign files, SECONDS=60 each; found inputs are kept in Fuzz/corpus
+	@Fuzz/build.sh
+	@Fuzz/run.sh $(or $(SECONDS),60)
+
 bench: build  ## measure the embedded model; against llama.cpp with PEER=folder of llama-bench
 	@model=$$($(PYTHON) Scripts/fetch_model.py) && \
 	    $(PYTHON) Benchmarks/peers.py $(if $(PEER),--peer "$(PEER)") "$$model"
 
 clean:  ## remove what was built (the model stays in the cache folder)
-	rm -rf .build
+	rm -rf .build .build-fuzz fuzz-out

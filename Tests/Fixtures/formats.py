@@ -9,6 +9,7 @@ Deterministic: a second run writes the same bytes.
     types.gguf                   every metadata type, every usable tensor type and one that is not
     types-expected.safetensors   the same tensors in float32, dequantised by gguf
     big-endian.gguf              a file for machines of the other byte order
+    tiny.gguf                    a whole Llama of one layer, with a vocabulary
 """
 
 import pathlib
@@ -121,6 +122,35 @@ def main():
     writer = gguf.GGUFWriter(FOLDER / "big-endian.gguf", "llama", endianess=gguf.GGUFEndian.BIG)
     writer.add_uint32("types.uint32", 1)
     writer.add_tensor("F32", values.astype(np.float32))
+    close(writer)
+    tiny_llama(generator)
+
+
+def tiny_llama(generator):
+    """A model small enough to be a fuzzer's seed."""
+    writer = gguf.GGUFWriter(FOLDER / "tiny.gguf", "llama")
+    writer.add_context_length(16)
+    writer.add_embedding_length(4)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(6)
+    writer.add_head_count(2)
+    writer.add_head_count_kv(1)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(2)
+    writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+    writer.add_rope_scaling_factor(4)
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list([b"<unk>", b"<s>", b"</s>", b"\xe2\x96\x81a", b"b"])
+    writer.add_token_scores([0.0, 0.0, 0.0, -1.0, -2.0])
+    writer.add_token_types([2, 3, 3, 1, 1])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_chat_template("{{ messages }}")
+    shapes = {"token_embd": (5, 4), "blk.0.attn_norm": (4,), "blk.0.attn_q": (4, 4), "blk.0.attn_k": (2, 4),
+              "blk.0.attn_v": (2, 4), "blk.0.attn_output": (4, 4), "blk.0.ffn_norm": (4,), "blk.0.ffn_gate": (6, 4),
+              "blk.0.ffn_up": (6, 4), "blk.0.ffn_down": (4, 6), "output_norm": (4,)}  # fmt: skip
+    for name, shape in shapes.items():
+        writer.add_tensor(name + ".weight", generator.standard_normal(shape).astype(np.float16))
     close(writer)
 
 

@@ -66,13 +66,15 @@ extension Checkpoint {
 
 /// Opens checkpoints by their path.
 public enum Checkpoints {
-    /// Opens a `.gguf` file, a `.safetensors` file with `config.json` beside it, or a Hugging Face folder.
+    /// Opens a `.gguf` file, a `.safetensors` file with `config.json` beside it, or a Hugging Face folder (which any JSON
+    /// file inside it stands for).
     ///
     /// Reads headers and configuration only. What a file is, its first bytes say; its name does not matter.
     public static func open(_ path: String) throws -> any Checkpoint {
         if FilePath.isFolder(path) { return try HuggingFaceCheckpoint(folder: path) }
         let file = try MappedFile(path: path)
         if file.starts(with: "GGUF") { return try GGUFCheckpoint(GGUFFile(file)) }
+        if file.isJSONObject { return try HuggingFaceCheckpoint(folder: FilePath.folder(of: path)) }
         return try HuggingFaceCheckpoint(file: file)
     }
 }

@@ -100,6 +100,13 @@ public final class MappedFile: @unchecked Sendable {
             }
     }
 
+    /// Whether the file is JSON text rather than safetensors, whose header length can open with the same byte but is
+    /// never as large as eight bytes of text are.
+    var isJSONObject: Bool {
+        let length = number(at: 0, as: UInt64.self) ?? .max
+        return starts(with: "{") && length > UInt64(SafetensorsFile.maximumHeaderByteCount)
+    }
+
     /// A range of bytes as text; nil when it is not valid UTF-8. Precondition: it lies inside the file.
     func text(_ range: Range<Int>) -> String? {
         withBytes(range) { String(validating: $0, as: UTF8.self) }

@@ -61,7 +61,7 @@ public struct FileSummary: Sendable {
         let file = try MappedFile(path: path)
         if file.starts(with: "GGUF") {
             try self.init(path: path, GGUFFile(file))
-        } else if file.starts(with: "{") {
+        } else if file.isJSONObject {
             self.init(path: path, try SafetensorsSet(indexPath: path))
         } else {
             self.init(path: path, SafetensorsSet(try SafetensorsFile(file)))

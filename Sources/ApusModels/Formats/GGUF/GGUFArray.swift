@@ -111,9 +111,9 @@ public struct GGUFArray: Sendable, Equatable {
         elementType == .bool ? map(UInt8.self) { $0 != 0 } : nil
     }
 
-    /// The first `limit` elements as values.
+    /// The first `limit` elements as values. Bytes of strings that are not UTF-8 become U+FFFD.
     public func values(limit: Int = .max) throws -> [GGUFValue] {
-        var reader = GGUFReader(file: file, position: range.lowerBound)
+        var reader = GGUFReader(file: file, position: range.lowerBound, repairsText: true)
         return try (0..<min(count, limit)).map { index in
             try reader.value(elementType, place: "array element \(index)", depth: 0)
         }

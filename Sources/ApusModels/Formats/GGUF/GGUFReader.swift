@@ -3,13 +3,17 @@
 struct GGUFReader {
     let file: MappedFile
     private(set) var position: Int
+    /// Whether bytes that are not UTF-8 become U+FFFD rather than an error: inside arrays, where a vocabulary's tokens
+    /// may be any bytes.
+    private let repairsText: Bool
 
     /// Arrays inside arrays beyond this depth are refused, so that a file cannot exhaust the stack.
     static let maximumDepth = 4
 
-    init(file: MappedFile, position: Int) {
+    init(file: MappedFile, position: Int, repairsText: Bool = false) {
         self.file = file
         self.position = position
+        self.repairsText = repairsText
     }
 
     private var remaining: Int { file.byteCount - position }
@@ -55,6 +59,7 @@ struct GGUFReader {
         guard range.count <= limit else {
             throw malformed(place(), expected: "at most \(limit) bytes", found: "\(range.count)")
         }
+        if repairsText { return file.withBytes(range) { String(decoding: $0, as: UTF8.self) } }
         guard let text = file.text(range) else {
             throw malformed(place(), expected: "valid UTF-8", found: "\(range.count) bytes that are not")
         }
