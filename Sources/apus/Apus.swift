@@ -5,5 +5,17 @@ import ArgumentParser
 struct Apus: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "apus", abstract: "Train, teach and serve language models with hardware-efficient attention.",
-        subcommands: [Inspect.self, Tokenize.self])
+        discussion: """
+            Exit codes: 0 done, 1 the work failed (the reason is on standard error), 64 the command line is wrong, \
+            130 interrupted.
+            """,
+        version: "0.1.0",
+        subcommands: [
+            Generate.self,
+            Chat.self,
+            Logits.self,
+            Evaluate.self,
+            Inspect.self,
+            Bench.self,
+        ])
 }

@@ -18,6 +18,8 @@ public enum ModelFileError: Error, Equatable, CustomStringConvertible {
     case missingKey(file: String, key: String)
     /// The file holds no tensor of this name.
     case missingTensor(file: String, tensor: String)
+    /// Neither a tokenizer.json nor a vocabulary in GGUF metadata.
+    case noTokenizer(file: String)
     /// A tensor has another shape than the configuration asks for.
     case tensorShape(file: String, tensor: String, expected: String, found: String)
     /// A tensor has a dtype that its place does not take.
@@ -36,6 +38,8 @@ public enum ModelFileError: Error, Equatable, CustomStringConvertible {
             "\(file): \(what) \(found) is not supported (supported: \(supported))"
         case .missingKey(let file, let key):
             "\(file): key \(key) is missing"
+        case .noTokenizer(let file):
+            "\(file): expected a tokenizer (tokenizer.json, or a vocabulary in GGUF metadata), found none"
         case .missingTensor(let file, let tensor):
             "\(file): tensor \(tensor) is missing"
         case .tensorShape(let file, let tensor, let expected, let found):

@@ -1,0 +1,112 @@
+import ApusAttention
+import ApusLayers
+import ApusTensor
+
+/// New tokens of one sequence in one step.
+public struct DecoderInput {
+    /// Which rows of the sequence's logits are wanted.
+    public enum Logits: Sendable {
+        /// No row: the step only fills the cache.
+        case none
+        /// The row after the last token.
+        case last
+        /// The row after every token.
+        case all
+    }
+
+    /// The tokens, at least one.
+    public let tokens: [Int32]
+    /// The sequence they extend.
+    public let sequence: CacheSequence
+    /// The rows wanted.
+    public let logits: Logits
+
+    /// Tokens that extend a sequence.
+    public init(tokens: [Int32], sequence: CacheSequence, logits: Logits = .last) {
+        self.tokens = tokens
+        self.sequence = sequence
+        self.logits = logits
+    }
+}
+
+/// A decoder-only transformer in its decode form, over a paged cache: prefill and decoding of any batch are one function.
+///
+/// The Llama family (pre-norm, gated feed-forward, optional q/k norms, biases and sliding windows) and GPT-NeoX (layer
+/// norms, parallel residual, plain feed-forward).
+public final class Decoder: Sendable {
+    /// What the model is.
+    public let configuration: DecoderConfiguration
+    /// The device's operations.
+    public let backend: any Backend
+    let embedding: Embedding
+    let layers: [DecoderLayer]
+    let finalNorm: Norm
+    let head: Linear
+    /// Dtype of the projections, which decides the cache's default.
+    let weightType: DType
+
+    init(
+        configuration: DecoderConfiguration, backend: any Backend, embedding: Embedding, layers: [DecoderLayer],
+        finalNorm: Norm, head: Linear, weightType: DType
+    ) {
+        self.configuration = configuration
+        self.backend = backend
+        self.embedding = embedding
+        self.layers = layers
+        self.finalNorm = finalNorm
+        self.head = head
+        self.weightType = weightType
+    }
+
+    /// Width of an output row: the vocabulary, or the labels of a score head.
+    public var outputWidth: Int { head.outputs }
+
+    /// Runs a step: appends every input's tokens to its sequence.
+    /// - Returns: float32 [rows wanted, ``outputWidth``], inputs in order.
+    /// - Throws: cache errors (out of pages); nothing is appended then.
+    public func forward(_ inputs: [DecoderInput], cache: PagedCache) throws -> Tensor {
+        let batch = try cache.begin(inputs.map { ($0.sequence, $0.tokens.count) })
+        let step = DecoderStep(
+            batch: batch, cache: cache, rotary: RotaryRows(configuration, positions: batch.positions))
+        let x = embedding(inputs.flatMap(\.tokens))  // [T, hidden]
+        for layer in layers { layer(x, step) }  // in place
+        cache.commit(batch)
+        let wanted = selected(x, inputs)  // [rows, hidden]
+        return wanted.shape[0] == 0 ? Tensor(uninitialized: [0, outputWidth]) : head(finalNorm(wanted))
+    }
+
+    /// The rows of the hidden state whose logits are wanted.
+    private func selected(_ x: Tensor, _ inputs: [DecoderInput]) -> Tensor {
+        var rows: [Int] = []
+        var start = 0
+        for input in inputs {
+            switch input.logits {
+            case .none: break
+            case .last: rows.append(start + input.tokens.count - 1)
+            case .all: rows += start..<(start + input.tokens.count)
+            }
+            start += input.tokens.count
+        }
+        if rows.count == x.shape[0] { return x }
+        if let first = rows.first, rows.last == first + rows.count - 1 { return x.rows(first..<(first + rows.count)) }
+        return x.gatheringRows(rows)
+    }
+}
+
+/// What the layers of one step share.
+struct DecoderStep {
+    let batch: CacheBatch
+    let cache: PagedCache
+    let rotary: RotaryRows
+}
+
+/// Cosines and sines of a step's positions: one pair of tables, two where layers with a window have their own.
+struct RotaryRows {
+    let full: (cosine: Tensor, sine: Tensor)
+    let sliding: (cosine: Tensor, sine: Tensor)?
+
+    init(_ configuration: DecoderConfiguration, positions: [Int32]) {
+        full = configuration.rotary.embedding.rows(positions)
+        sliding = configuration.slidingRotary?.embedding.rows(positions)
+    }
+}

@@ -1,0 +1,84 @@
+import ApusEngine
+import ApusText
+import ArgumentParser
+
+/// `apus generate`: continues a prompt.
+struct Generate: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Answer a prompt, streaming the text.",
+        discussion: """
+            The prompt goes through the model's chat template when it has one; --raw continues the text as it stands. \
+            Without a prompt, standard input is read.
+
+            EXAMPLES:
+              apus generate SmolLM2.gguf "Why is the sky blue?"
+              apus generate ./Llama-3.2-1B --raw "Once upon a time" -n 64 --temperature 0.8 --seed 7
+              echo "Translate to French: good morning" | apus generate SmolLM2.gguf
+            """)
+
+    @OptionGroup var model: ModelOptions
+    @Argument(help: "The prompt; standard input when it is left out.") var prompt: String?
+    @OptionGroup var sampling: SamplingOptions
+    @Flag(help: "Continue the prompt without chat template.") var raw = false
+    @Option(help: "System message for the chat template.") var system: String?
+    @Option(help: "Tokens the context holds.") var context: Int?
+    @Flag(help: "Print the text only, without figures.") var quiet = false
+    @Flag(help: "Print one JSON object with text, tokens, log-probabilities and figures instead of streaming.")
+    var json =
+        false
+
+    func run() throws {
+        let start = ContinuousClock.now
+        let text = try prompt ?? standardInputText()
+        let languageModel = try model.load()
+        let loaded = ContinuousClock.now - start
+        let tokens = try languageModel.promptTokens(text, system: system, raw: raw)
+        let session = try TextSession(languageModel, context: context, cacheType: try model.cacheDType())
+        let parameters = try sampling.parameters(defaults: languageModel.samplingDefaults)
+        Interrupt.listen()
+        var writeError: (any Error)?
+        let result = try session.generate(tokens, parameters) { piece in
+            if !json {
+                do { try Terminal.out(piece.text) } catch { writeError = error }
+            }
+            return !Interrupt.isPending && writeError == nil
+        }
+        if let writeError { throw writeError }
+        if json {
+            try Terminal.out(GenerationReport(result, loadSeconds: loaded.seconds).json + "\n")
+        } else {
+            try Terminal.out("\n")
+            if !quiet { Terminal.error(GenerationReport(result, loadSeconds: loaded.seconds).lines) }
+        }
+        if result.finishReason == .cancelled { throw ExitCode(130) }
+    }
+}
+
+/// All of standard input as text.
+/// - Throws: a validation error that names the offset of the first byte that is no UTF-8.
+func standardInputText() throws -> String {
+    if Terminal.inputIsTerminal { Terminal.error("reading the prompt from standard input, end with Ctrl-D\n") }
+    let bytes = Terminal.readAll()
+    guard let text = String(validating: bytes, as: UTF8.self) else {
+        throw ValidationError("standard input: expected UTF-8, found an invalid byte at offset \(invalidOffset(bytes))")
+    }
+    return text
+}
+
+/// Offset of the first byte at which `bytes` stops being UTF-8.
+func invalidOffset(_ bytes: [UInt8]) -> Int {
+    var iterator = bytes.makeIterator()
+    var decoder = UTF8()
+    var offset = 0
+    while true {
+        switch decoder.decode(&iterator) {
+        case .scalarValue(let scalar): offset += UTF8.width(scalar)
+        case .emptyInput, .error: return offset
+        }
+    }
+}
+
+extension Duration {
+    /// Seconds as a number.
+    var seconds: Double { Double(components.seconds) + Double(components.attoseconds) * 1e-18 }
+}

@@ -1,0 +1,71 @@
+import ApusEngine
+import ApusModels
+import ApusTensor
+import ArgumentParser
+
+extension Precision: ExpressibleByArgument {}
+
+/// Flags of every command that loads a model.
+struct ModelOptions: ParsableArguments {
+    @Argument(help: "A GGUF file, a safetensors file beside its config.json, or a Hugging Face directory.")
+    var model: String
+
+    @Option(name: .shortAndLong, help: "Threads; all usable cores by default.")
+    var threads: Int?
+
+    @Option(help: "Arithmetic of products: automatic follows the file, float32 never rounds activations.")
+    var precision: Precision = .automatic
+
+    @Option(help: "Type of the key-value cache: f32, bf16 or q8_0. By default bf16, or f32 for models of f32 weights.")
+    var cacheType: String?
+
+    func validate() throws {
+        if let threads, threads < 1 { throw ValidationError("--threads: expected an integer >= 1, found \(threads)") }
+        _ = try cacheDType()
+    }
+
+    /// The cache's dtype, where one was given.
+    func cacheDType() throws -> DType? {
+        guard let cacheType else { return nil }
+        guard let type = DType(rawValue: cacheType), [.f32, .bf16, .q8_0].contains(type) else {
+            throw ValidationError("--cache-type: expected f32, bf16 or q8_0, found \(cacheType)")
+        }
+        return type
+    }
+
+    /// Loads the network alone: no tokenizer is needed.
+    func loadDecoder() throws -> Decoder {
+        let progress = ProgressLine(label: "loading \(model)")
+        defer { progress.end() }
+        let backend = CPUBackend(threads: threads, precision: precision)
+        return try Decoder(checkpoint: try Checkpoints.open(model), backend: backend) { progress.update($0) }
+    }
+
+    /// Loads the model, with progress on a terminal.
+    func load() throws -> LanguageModel {
+        let progress = ProgressLine(label: "loading \(model)")
+        defer { progress.end() }
+        let backend = CPUBackend(threads: threads, precision: precision)
+        return try LanguageModel.load(path: model, backend: backend) { progress.update($0) }
+    }
+}
+
+/// A line on standard error that shows how far long work is; silent where standard error is no terminal, and for work that
+/// takes less than half a second.
+final class ProgressLine {
+    private let label: String
+    private let start = ContinuousClock.now
+    private var shown = false
+
+    init(label: String) { self.label = label }
+
+    func update(_ share: Double) {
+        guard Terminal.errorIsTerminal, ContinuousClock.now - start > .milliseconds(500) else { return }
+        shown = true
+        Terminal.error("\r\(label): \(Int(share * 100)) %")
+    }
+
+    func end() {
+        if shown { Terminal.error("\r\u{1B}[K") }
+    }
+}
