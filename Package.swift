@@ -8,7 +8,9 @@ let package = Package(
         .executable(name: "apus", targets: ["apus"]),
         .library(
             name: "Apus",
-            targets: ["ApusTensor", "ApusLayers", "ApusAttention", "ApusText", "ApusModels", "ApusEngine", "ApusPlanning"]),
+            targets: [
+                "ApusTensor", "ApusLayers", "ApusAttention", "ApusText", "ApusModels", "ApusEngine", "ApusPlanning",
+            ]),
     ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
@@ -37,6 +39,7 @@ let package = Package(
         .testTarget(name: "ApusAttentionTests", dependencies: ["ApusAttention", "ApusPlanning"]),
         .testTarget(name: "ApusTextTests", dependencies: ["ApusText"]),
         .testTarget(name: "ApusModelsTests", dependencies: ["ApusModels", "ApusEngine"]),
+        .testTarget(name: "ApusEngineTests", dependencies: ["ApusEngine"]),
     ],
     swiftLanguageModes: [.v6]
 )

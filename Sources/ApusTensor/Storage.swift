@@ -17,7 +17,7 @@ public final class Storage: @unchecked Sendable {
     private let owner: AnyObject?
     private let capacity: Int
 
-    /// Uninitialised memory, 64-byte aligned. Precondition: `byteCount >= 0`. Stops the process when the system has no memory;
+    /// Uninitialised memory, 64-byte aligned. Precondition: `byteCount >= 0`. Stops the process when there is none;
     /// use ``allocate(byteCount:)`` where the size comes from outside.
     public init(byteCount: Int) {
         let (pointer, size) = StoragePool.shared.take(byteCount)

@@ -46,3 +46,19 @@ extension Tensor {
         return withElements(of: Float.self) { Array($0) }
     }
 }
+
+extension Tensor {
+    /// A copy of some rows of the first axis, in the order given. Precondition: contiguous, every row inside.
+    public func gatheringRows(_ rows: [Int]) -> Tensor {
+        precondition(isContiguous && shape.rank >= 1, "gathering rows of \(shape)")
+        var extent = shape
+        extent[0] = rows.count
+        let result = Tensor(uninitialized: extent, dtype: dtype)
+        let rowBytes = shape[0] == 0 ? 0 : byteCount / shape[0]
+        for (index, row) in rows.enumerated() {
+            precondition(row >= 0 && row < shape[0], "row \(row) of \(shape)")
+            (result.rawPointer + index * rowBytes).copyMemory(from: rawPointer + row * rowBytes, byteCount: rowBytes)
+        }
+        return result
+    }
+}

@@ -20,7 +20,8 @@ public struct Tensor: Sendable {
             preconditionFailure("shape \(shape) does not fit blocks of \(dtype)")
         }
         precondition(byteOffset >= 0 && byteOffset + bytes <= storage.byteCount, "tensor exceeds its storage")
-        self.init(unchecked: storage, byteOffset: byteOffset, shape: shape, strides: shape.rowMajorStrides, dtype: dtype)
+        self.init(
+            unchecked: storage, byteOffset: byteOffset, shape: shape, strides: shape.rowMajorStrides, dtype: dtype)
     }
 
     /// An uninitialised row-major tensor.
@@ -29,7 +30,8 @@ public struct Tensor: Sendable {
             preconditionFailure("shape \(shape) does not fit blocks of \(dtype)")
         }
         self.init(
-            unchecked: Storage(byteCount: bytes), byteOffset: 0, shape: shape, strides: shape.rowMajorStrides, dtype: dtype)
+            unchecked: Storage(byteCount: bytes), byteOffset: 0, shape: shape, strides: shape.rowMajorStrides,
+            dtype: dtype)
     }
 
     private init(unchecked storage: Storage, byteOffset: Int, shape: Shape, strides: Shape, dtype: DType) {
@@ -74,7 +76,8 @@ public struct Tensor: Sendable {
     public func reshaped(_ newShape: Shape) -> Tensor {
         precondition(isContiguous && newShape.count == count, "cannot view \(shape) as \(newShape)")
         return Tensor(
-            unchecked: storage, byteOffset: byteOffset, shape: newShape, strides: newShape.rowMajorStrides, dtype: dtype)
+            unchecked: storage, byteOffset: byteOffset, shape: newShape, strides: newShape.rowMajorStrides, dtype: dtype
+        )
     }
 
     /// Rows `range` of the first axis, without a copy. Precondition: contiguous, rank >= 1; for packed dtypes rank >= 2.

@@ -54,3 +54,15 @@ extension Tokenizer {
         }
     }
 }
+
+extension Checkpoint {
+    /// Builds the model's tokenizer, wherever its files keep it.
+    /// - Throws: `TokenizerError`; ``ModelFileError/noTokenizer(file:)`` when there is none.
+    public func loadTokenizer() throws -> Tokenizer {
+        switch tokenizer {
+        case .file(let path): try Tokenizer(contentsOf: path)
+        case .gguf(let metadata): try Tokenizer(gguf: GGUFVocabulary(metadata))
+        case .none: throw ModelFileError.noTokenizer(file: name)
+        }
+    }
+}

@@ -1,6 +1,7 @@
 import CApusKernels
 
 extension CPUBackend {
+    /// See ``Backend/rmsNorm(_:weight:epsilon:)``.
     public func rmsNorm(_ x: Tensor, weight: Tensor, epsilon: Float) -> Tensor {
         let (rows, width) = Self.matrix(x, "rmsNorm")
         precondition(
@@ -13,6 +14,7 @@ extension CPUBackend {
         return out
     }
 
+    /// See ``Backend/layerNorm(_:weight:bias:epsilon:)``.
     public func layerNorm(_ x: Tensor, weight: Tensor, bias: Tensor?, epsilon: Float) -> Tensor {
         let (rows, width) = Self.matrix(x, "layerNorm")
         precondition(weight.dtype == .f32 && weight.count == width, "layerNorm: weight \(weight.shape)")
@@ -24,6 +26,7 @@ extension CPUBackend {
         return out
     }
 
+    /// See ``Backend/activateInPlace(_:_:times:)``.
     public func activateInPlace(_ x: Tensor, _ activation: ActivationFunction, times factor: Tensor?) {
         let (rows, width) = Self.matrix(x, "activation")
         precondition(factor == nil || factor!.shape == x.shape && factor!.isContiguous, "activation: shapes differ")
@@ -44,6 +47,7 @@ extension CPUBackend {
         withExtendedLifetime((x, factor)) {}
     }
 
+    /// See ``Backend/add(_:to:)``.
     public func add(_ x: Tensor, to sum: Tensor) {
         let (rows, width) = Self.matrix(x, "add")
         precondition(sum.shape == x.shape && sum.isContiguous && sum.dtype == .f32, "add: \(x.shape) to \(sum.shape)")
@@ -54,6 +58,7 @@ extension CPUBackend {
         withExtendedLifetime((x, sum)) {}
     }
 
+    /// See ``Backend/rope(_:rotaryWidth:interleaved:cosine:sine:)``.
     public func rope(
         _ x: Tensor, rotaryWidth: Int, interleaved: Bool, cosine: Tensor, sine: Tensor
     ) {
@@ -67,6 +72,7 @@ extension CPUBackend {
         withExtendedLifetime((x, cosine, sine)) {}
     }
 
+    /// See ``Backend/logProbabilities(_:of:)``.
     public func logProbabilities(_ logits: Tensor, of targets: [Int32]) -> [Float] {
         let (rows, width) = Self.matrix(logits, "logProbabilities")
         precondition(targets.count == rows, "\(targets.count) targets for \(rows) rows")

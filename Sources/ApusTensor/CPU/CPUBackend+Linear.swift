@@ -23,6 +23,7 @@ final class CPUPreparedWeight: PreparedWeight, @unchecked Sendable {
 }
 
 extension CPUBackend {
+    /// See ``Backend/prepare(_:)``.
     public func prepare(_ weight: Tensor) throws -> any PreparedWeight {
         guard weight.shape.rank == 2, weight.isContiguous else {
             throw TensorError.shape(
@@ -37,17 +38,20 @@ extension CPUBackend {
         return CPUPreparedWeight(handle: handle, weight: weight)
     }
 
+    /// See ``Backend/linear(_:_:)``.
     public func linear(_ x: Tensor, _ terms: [LinearTerm]) -> [Tensor] {
         let outputs = terms.map { Tensor(uninitialized: Self.shape(x, width: $0.weight.outputs)) }
         product(x, terms, into: outputs, accumulate: false)
         return outputs
     }
 
+    /// See ``Backend/linear(_:_:addingTo:)``.
     public func linear(_ x: Tensor, _ term: LinearTerm, addingTo sum: Tensor) {
         precondition(sum.isContiguous && sum.shape[-1] == term.weight.outputs, "linear: sum \(sum.shape)")
         product(x, [term], into: [sum], accumulate: true)
     }
 
+    /// See ``Backend/linearSwiGLU(_:gate:up:)``.
     public func linearSwiGLU(_ x: Tensor, gate: any PreparedWeight, up: any PreparedWeight) -> Tensor {
         let (rows, width) = Self.matrix(x, "linearSwiGLU")
         precondition(gate.inputs == width && up.inputs == width && gate.outputs == up.outputs, "linearSwiGLU: widths")
@@ -84,6 +88,7 @@ extension CPUBackend {
         if status != 0 { fatalError("out of memory in a product's scratch space") }
     }
 
+    /// See ``Backend/embedding(_:table:)``.
     public func embedding(_ tokens: [Int32], table: Tensor) -> Tensor {
         precondition(table.shape.rank == 2 && table.isContiguous, "embedding table \(table.shape)")
         guard let type = table.dtype.kernelType else { preconditionFailure("embedding table of \(table.dtype)") }

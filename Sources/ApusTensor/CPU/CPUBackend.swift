@@ -31,6 +31,7 @@ public final class CPUBackend: Backend, @unchecked Sendable {
     /// Threads that share the work, the caller's included.
     public var threads: Int { Int(apus_pool_threads(pool)) }
 
+    /// See ``Backend/concurrently(_:_:)``.
     public func concurrently(_ count: Int, _ body: @Sendable (Int) -> Void) {
         withoutActuallyEscaping(body) { body in
             var context = body

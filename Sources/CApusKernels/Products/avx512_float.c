@@ -197,8 +197,10 @@ AVX512 static void to_bf16(const float *x, int64_t count, uint16_t *out) {
     for (; i < count; i++) out[i] = f32_to_bf16(x[i]);
 }
 
-/* e^x = 2^n e^r, n = round(x / ln 2), |r| <= ln(2) / 2; a polynomial of degree 6 errs by 1e-7 there. */
+/* e^x = 2^n e^r, n = round(x / ln 2), |r| <= ln(2) / 2; a polynomial of degree 6 errs by 1e-7 there. x is held to where the
+ * result is a normal number. */
 AVX512_INLINE __m512 exp_f32(__m512 x) {
+    x = _mm512_min_ps(_mm512_max_ps(x, _mm512_set1_ps(-87)), _mm512_set1_ps(88));
     __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), 0);
     __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
     r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);

@@ -1,6 +1,8 @@
 /* Panels of quantised weights by int8 activations: vpdpbusd takes four k at a time, a lane is an output row, and the sums of
  * up to 12 tokens stay in registers beside one expanded block of weights (8 vectors). Per 32 elements and token: 8 dot
  * products, a conversion, a multiplication of the two scales, and one fused product (two where the format has minima). */
+#include <math.h>
+
 #include "avx512.h"
 #if defined(__x86_64__)
 
@@ -175,6 +177,7 @@ AVX512 void apus_avx512_quantise(const float *x, int64_t k, apus_correction kind
     for (int64_t b = k / BLOCK; b > 0; b--, x += BLOCK, tile += tokens * TILE_TOKEN_BYTES) {
         __m512 low = _mm512_loadu_ps(x), high = _mm512_loadu_ps(x + 16);
         float largest = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(low), _mm512_abs_ps(high)));
+        if (_mm512_cmp_ps_mask(low, high, _CMP_UNORD_Q)) largest = NAN;
         float d = largest / 127.0f;
         __m512 inverse = _mm512_set1_ps(largest > 0 ? 127.0f / largest : 0);
         __m512i q_low = _mm512_cvtps_epi32(_mm512_mul_ps(low, inverse));

@@ -19,7 +19,7 @@ static int cpu_has(const char *isa) {
 
 static const apus_kernels *const tables[] = {
 #if defined(__x86_64__)
-    &apus_kernels_avx512,
+    &apus_kernels_avx512, &apus_kernels_avx2,
 #endif
     &apus_kernels_portable,
 };

@@ -5,13 +5,17 @@
 
 static void quantise(const float *x, int64_t k, apus_correction kind, uint8_t *tile, int tokens, int token) {
     for (int64_t b = 0; b < k / BLOCK; b++, x += BLOCK, tile += tokens * TILE_TOKEN_BYTES) {
-        float largest = 0;
-        for (int i = 0; i < BLOCK; i++) largest = fmaxf(largest, fabsf(x[i]));
+        float largest = 0, zero = 0;
+        for (int i = 0; i < BLOCK; i++) {
+            largest = fmaxf(largest, fabsf(x[i]));
+            zero += x[i] - x[i];
+        }
+        largest += zero;
         float d = largest / 127.0f, inverse = largest > 0 ? 127.0f / largest : 0;
         int8_t *q = (int8_t *)tile + token * BLOCK;
         int32_t low = 0, high = 0;
         for (int i = 0; i < BLOCK; i++) {
-            q[i] = (int8_t)lrintf(x[i] * inverse);
+            q[i] = largest < INFINITY ? (int8_t)lrintf(x[i] * inverse) : 0;
             if (i < 16) low += q[i];
             else high += q[i];
         }

@@ -81,8 +81,8 @@ int apus_gemm_bf16(apus_pool *pool, int trans_a, int trans_b, int64_t m, int64_t
 const char *apus_cpu_features(void);
 const char *apus_isa(void);
 
-/* Chooses "avx512", "avx2" or "portable" for all later products. Returns 0, or -1 when this CPU lacks it. Not to be
- * called while products run. Weights prepared before stay valid. */
+/* Chooses "avx512", "avx2" or "portable" for all later products. Returns 0, or -1 when this CPU lacks it. A product under way
+ * keeps the one it began with; weights prepared before stay valid. */
 int apus_select_isa(const char *name);
 
 /* "loaded: ..." with the version, or why oneDNN is not in use. */
