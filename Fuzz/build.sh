@@ -16,9 +16,11 @@ for header in Sources/C*/include; do
 done
 mapfile -t objects < <(find "$bin" -name '*.o' -path '*.build/*' \
     \( -path '*/Apus*' -o -path '*/CApus*' \))
+# The name SwiftPM gives the package, so that the drivers see what only the package's own code sees.
+package=$(basename "$PWD" | tr '[:upper:]' '[:lower:]')
 for driver in Fuzz/Drivers/*.swift; do
     name=$(basename "$driver" .swift)
     swiftc -O -swift-version 6 -parse-as-library -sanitize=fuzzer,address -use-ld=lld \
-        -module-name "Fuzz_$name" \
+        -module-name "Fuzz_$name" -package-name "$package" \
         -I "$bin/Modules" "${flags[@]}" "$driver" "${objects[@]}" -o "$scratch/fuzz-$name"
 done

@@ -1,4 +1,5 @@
 import ApusModels
+import ApusText
 
 /// GGUF: whatever opens must be readable to its last byte, and its configuration a value or an error.
 @_cdecl("LLVMFuzzerTestOneInput")
@@ -9,6 +10,9 @@ public func fuzz(_ start: UnsafePointer<UInt8>?, _ count: Int) -> Int32 {
         guard let array = value.array else { continue }
         _ = try! array.values(limit: 1000)
         _ = (array.strings, array.integers, array.numbers, array.bools)
+    }
+    if let vocabulary = try? GGUFVocabulary(file.metadata), let tokenizer = try? Tokenizer(gguf: vocabulary) {
+        _ = tokenizer.decode(tokenizer.encode("Hello, it's 2024!\r\n  \u{e9} <s>", addSpecialTokens: true))
     }
     for info in file.tensors {
         guard let tensor = try? file.tensor(named: info.name) else { continue }

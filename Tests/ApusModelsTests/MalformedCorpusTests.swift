@@ -51,4 +51,17 @@ import Testing
         }
         #expect(read >= 8)
     }
+
+    @Test func tokenizerInputsAreReadOrRefused() throws {
+        var read = 0
+        for file in try files("tokenizer") {
+            let bytes = try Data(contentsOf: URL(filePath: file.name))
+            bytes.withUnsafeBytes { bytes in
+                #expect(fuzzJSON(bytes), "\(file.name)")
+                fuzzTokenizerJSON(bytes)
+                if (try? Tokenizer(tokenizerJSON: bytes)) != nil { read += 1 }
+            }
+        }
+        #expect(read >= 5)
+    }
 }
