@@ -33,11 +33,7 @@ void apus_avx512_panel_q4_1(const uint8_t *panel, int64_t k, const uint8_t *tile
 void apus_avx512_panel_q4_k(const uint8_t *panel, int64_t k, const uint8_t *tile, int tokens, float *out);
 void apus_avx512_panel_q6_k(const uint8_t *panel, int64_t k, const uint8_t *tile, int tokens, float *out);
 void apus_avx512_quantise(const float *x, int64_t k, apus_correction kind, uint8_t *tile, int tokens, int token);
-void apus_avx512_rows_f32(const void *w, int64_t ws, int rows, const void *x, int64_t xs, int tokens, int64_t k, float *out, int streaming);
-void apus_avx512_rows_bf16(const void *w, int64_t ws, int rows, const void *x, int64_t xs, int tokens, int64_t k, float *out, int streaming);
-void apus_avx512_rows_f16(const void *w, int64_t ws, int rows, const void *x, int64_t xs, int tokens, int64_t k, float *out, int streaming);
-void apus_avx512_rows_bf16_bf16(const void *w, int64_t ws, int rows, const void *x, int64_t xs, int tokens, int64_t k,
-                                float *out, int streaming);
+extern const apus_packed_kernels apus_avx512_packed;
 
 #endif
 #endif

@@ -36,22 +36,47 @@ static inline int64_t apus_tile_bytes(int64_t tokens, int64_t k) { return k / BL
 /* out[t * 16 + row]: sums of `tokens` tokens of a tile with the 16 rows of a panel. */
 typedef void (*apus_panel_kernel)(const uint8_t *panel, int64_t k, const uint8_t *tile, int tokens, float *out);
 
-/* out[t * 16 + row], row < rows <= 16: dot products of row-major weight rows with row-major activations. Strides in elements.
- * `streaming`: the weights come from memory, not from a cache. */
+/* out[t * 16 + row], row < rows <= 16: dot products of row-major weight rows with up to 12 rows of activations. Strides in
+ * elements. */
 typedef void (*apus_rows_kernel)(const void *w, int64_t w_stride, int rows, const void *x, int64_t x_stride, int tokens,
-                                 int64_t k, float *out, int streaming);
+                                 int64_t k, float *out);
+
+/* The same for any number of tokens of packed activations. `partial`: APUS_PARTIAL_FLOATS a token, written over. */
+typedef void (*apus_packed_panel_kernel)(const void *w, int64_t w_stride, int rows, const void *x, int64_t tokens, int64_t k,
+                                         float *partial, float *out);
+
+/* Packs tokens [first, last) of x, row-major [token][k], or for the `columns` kernels stored [k][token]. */
+typedef void (*apus_pack_kernel)(const void *x, int64_t stride, int64_t first, int64_t last, int64_t k, void *out);
+
+/* out[column][k] = b[k][column] for up to 16 columns; rows of `out` are padded to units. */
+typedef void (*apus_transpose_kernel)(const void *b, int64_t stride, int columns, int64_t k, void *out, int64_t out_stride);
+
+/* Float products of many tokens. Activations are packed into units of 64 bytes of k, cuts of PACKED_CUT tokens. */
+enum { PACKED_CUT = 6, PACKED_UNIT = 64, APUS_PARTIAL_FLOATS = PANEL_ROWS * 16 };
+
+typedef struct {
+    apus_packed_panel_kernel panel[APUS_F16 + 1]; /* f32 activations */
+    apus_packed_panel_kernel panel_bf16_pairs;    /* bf16 on both sides */
+    apus_pack_kernel pack_f32, pack_f32_as_bf16, pack_bf16, pack_columns_f32, pack_columns_bf16;
+    apus_transpose_kernel rows_of_columns_f32, rows_of_columns_bf16;
+} apus_packed_kernels;
+
+/* Bytes of packed activations of `tokens` tokens; `size` bytes an element. */
+static inline int64_t apus_packed_bytes(int64_t tokens, int64_t k, int64_t size) {
+    int64_t units = (k * size + PACKED_UNIT - 1) / PACKED_UNIT;
+    return (tokens + PACKED_CUT - 1) / PACKED_CUT * PACKED_CUT * units * PACKED_UNIT;
+}
 
 typedef struct {
     const char *name;
     /* Writes one token's place in the records of its tile. */
     void (*quantise)(const float *x, int64_t k, apus_correction kind, uint8_t *tile, int tokens, int token);
-    void (*to_bf16)(const float *x, int64_t count, uint16_t *out);
     apus_panel_kernel panel[APUS_Q6_K + 1];
-    apus_rows_kernel rows_f32, rows_bf16, rows_f16; /* f32 activations */
-    apus_rows_kernel rows_bf16_bf16;                /* bf16 activations */
+    apus_rows_kernel rows[APUS_F16 + 1]; /* f32 activations */
     /* gate[i] = silu(gate[i]) * up[i]; count is a multiple of 16. */
     void (*swiglu)(float *gate, const float *up, int64_t count);
-    int has_bf16_dot;                               /* rows_bf16_bf16 is faster than rows_bf16 */
+    apus_rows_kernel rows_bf16_pairs;   /* bf16 on both sides; not needed beside `packed` */
+    const apus_packed_kernels *packed;  /* or NULL: rows serve any number of tokens */
 } apus_kernels;
 
 extern const apus_kernels apus_kernels_portable;

@@ -9,15 +9,18 @@
 /* From this many tokens on, bf16 weights take bf16 activations in default precision. */
 enum { BF16_ACTIVATION_TOKENS = 33 };
 
-/* Activations of a token group should stay in a core's L2 while the panels pass by. */
-enum { GROUP_BYTES = 384 * 1024 };
+/* Most tokens of one item of work: whole tiles and cuts, and their prepared activations fit a core's L2. */
+enum { GROUP_TOKENS = 96 };
 
 /* Bytes of weights in one chunk of work: large enough to stream, small enough to share out evenly. */
 enum { CHUNK_BYTES = 32 * 1024 };
 
-enum { MAX_OUTPUTS = 16, BF16_SLOT = CORRECTIONS };
+enum { MAX_OUTPUTS = 16, PACKED_F32_SLOT = CORRECTIONS, PACKED_BF16_SLOT, SLOTS };
+_Static_assert(SLOTS <= APUS_SHARED_SLOTS, "the pool has too few shared buffers");
+_Static_assert(GROUP_TOKENS % TILE_TOKENS == 0 && TILE_TOKENS % PACKED_CUT == 0, "groups are whole tiles and cuts");
 
-typedef enum { USE_TILES, USE_F32, USE_BF16 } activation_use;
+/* How a weight takes its activations: as int8 tiles, as they are, or packed. */
+typedef enum { USE_TILES, USE_ROWS, USE_PACKED_F32, USE_PACKED_BF16 } activation_use;
 
 typedef struct {
     const apus_kernels *kernels;
@@ -28,145 +31,171 @@ typedef struct {
     int count, swiglu;
     activation_use use[MAX_OUTPUTS];
     int64_t first_panel[MAX_OUTPUTS + 1];
-    uint8_t *tiles[CORRECTIONS];
-    uint16_t *bf16;
-    int64_t tile_count, group_count, panel_count;
+    void *prepared[SLOTS]; /* by slot: tiles of each correction, packed activations */
+    int64_t group_count, panel_count;
+    int expands; /* some quantised weight meets f32 activations */
     _Atomic int failed;
 } linear_job;
 
 static activation_use use_of(const linear_job *job, apus_precision precision, apus_dtype dtype) {
-    if (precision == APUS_PRECISION_F32) return USE_F32;
-    if (apus_is_quantised(dtype)) return USE_TILES;
-    int narrow = dtype == APUS_BF16 && job->kernels->has_bf16_dot && job->m >= BF16_ACTIVATION_TOKENS;
-    return narrow ? USE_BF16 : USE_F32;
+    if (apus_is_quantised(dtype) && precision == APUS_PRECISION_DEFAULT) return USE_TILES;
+    if (!job->kernels->packed || job->m <= TILE_TOKENS) return USE_ROWS;
+    int narrow = dtype == APUS_BF16 && precision == APUS_PRECISION_DEFAULT && job->m >= BF16_ACTIVATION_TOKENS;
+    return narrow ? USE_PACKED_BF16 : USE_PACKED_F32;
 }
 
-static int64_t tile_begin(const linear_job *job, int64_t tile) { return job->m * tile / job->tile_count; }
+static int slot_of(activation_use use, apus_dtype dtype) {
+    if (use == USE_TILES) return (int)apus_correction_of(dtype);
+    return use == USE_PACKED_F32 ? PACKED_F32_SLOT : PACKED_BF16_SLOT;
+}
 
-static void prepare_tiles(void *context, int64_t begin, int64_t end, int worker) {
+/* Groups are as even as whole tiles allow; only the last may end inside one. */
+static int64_t group_begin(const linear_job *job, int64_t group) {
+    if (group == job->group_count) return job->m;
+    return (job->m * group / job->group_count + TILE_TOKENS - 1) / TILE_TOKENS * TILE_TOKENS;
+}
+
+/* A group's tiles: as even as can be, so that none runs with few tokens. */
+static int64_t tile_count(int64_t tokens) { return (tokens + TILE_TOKENS - 1) / TILE_TOKENS; }
+
+static void prepare_tile(linear_job *job, apus_correction kind, int64_t first, int tokens) {
+    uint8_t *tile = (uint8_t *)job->prepared[kind] + apus_tile_bytes(first, job->k);
+    for (int t = 0; t < tokens; t++)
+        job->kernels->quantise(job->x + (first + t) * job->x_stride, job->k, kind, tile, tokens, t);
+}
+
+/* An item is one tile of one group. */
+static void prepare_items(void *context, int64_t begin, int64_t end, int worker) {
     (void)worker;
     linear_job *job = context;
-    for (int64_t i = begin; i < end; i++) {
-        int64_t first = tile_begin(job, i);
-        int tokens = (int)(tile_begin(job, i + 1) - first);
-        for (int kind = 0; kind < CORRECTIONS; kind++) {
-            if (!job->tiles[kind]) continue;
-            uint8_t *tile = job->tiles[kind] + apus_tile_bytes(first, job->k);
-            for (int t = 0; t < tokens; t++)
-                job->kernels->quantise(job->x + (first + t) * job->x_stride, job->k, (apus_correction)kind, tile, tokens, t);
-        }
-        if (job->bf16)
-            for (int64_t t = first; t < first + tokens; t++)
-                job->kernels->to_bf16(job->x + t * job->x_stride, job->k, job->bf16 + t * job->k);
+    for (int64_t item = begin; item < end; item++) {
+        int64_t group = item / (GROUP_TOKENS / TILE_TOKENS), index = item % (GROUP_TOKENS / TILE_TOKENS);
+        int64_t first = group_begin(job, group), tokens = group_begin(job, group + 1) - first, tiles = tile_count(tokens);
+        if (index >= tiles) continue;
+        int64_t from = first + tokens * index / tiles, to = first + tokens * (index + 1) / tiles;
+        for (int kind = 0; kind < CORRECTIONS; kind++)
+            if (job->prepared[kind]) prepare_tile(job, (apus_correction)kind, from, (int)(to - from));
+        const apus_packed_kernels *packed = job->kernels->packed;
+        if (job->prepared[PACKED_F32_SLOT])
+            packed->pack_f32(job->x, job->x_stride, from, to, job->k, job->prepared[PACKED_F32_SLOT]);
+        if (job->prepared[PACKED_BF16_SLOT])
+            packed->pack_f32_as_bf16(job->x, job->x_stride, from, to, job->k, job->prepared[PACKED_BF16_SLOT]);
     }
 }
 
-/* The sums of one tile of tokens with panel `p` of weight `w`: out[t * 16 + row]. `expanded`: the panel in f32 when a
- * quantised weight meets f32 activations. */
-static void multiply(const linear_job *job, const apus_weight *w, activation_use use, int64_t p, const float *expanded,
-                     int64_t first, int tokens, int streaming, float *out) {
+/* Where one item's results and working memory are. */
+typedef struct {
+    float *expanded; /* a panel of a quantised weight in f32 */
+    float *partial;
+    float sums[2][GROUP_TOKENS * PANEL_ROWS];
+} item_memory;
+
+/* sums[t * 16 + row] of tokens [first, last) with panel `p` of output `i`. */
+static void multiply(const linear_job *job, int i, int64_t p, int64_t first, int64_t last, const item_memory *memory,
+                     float *sums) {
     const apus_kernels *kernels = job->kernels;
-    if (use == USE_TILES) {
-        const uint8_t *tile = job->tiles[apus_correction_of(w->dtype)] + apus_tile_bytes(first, job->k);
-        kernels->panel[w->dtype](w->panels + p * w->panel_bytes, job->k, tile, tokens, out);
+    const apus_weight *w = job->outputs[i].weight;
+    const int rows = apus_panel_rows(w, p);
+    const int64_t k = job->k, tokens = last - first;
+    const activation_use use = job->use[i];
+    const void *data = apus_is_quantised(w->dtype) ? (const void *)memory->expanded
+                                                   : (const void *)(w->rows + p * PANEL_ROWS * w->row_bytes);
+    const apus_dtype dtype = apus_is_quantised(w->dtype) ? APUS_F32 : w->dtype;
+    if (use != USE_TILES && apus_is_quantised(w->dtype))
+        for (int r = 0; r < rows; r++) apus_weight_row(w, p * PANEL_ROWS + r, memory->expanded + r * k);
+    if (use == USE_PACKED_F32 || use == USE_PACKED_BF16) {
+        const int64_t size = use == USE_PACKED_F32 ? 4 : 2;
+        const char *x = (const char *)job->prepared[slot_of(use, w->dtype)] + apus_packed_bytes(first, k, size);
+        apus_packed_panel_kernel kernel =
+            use == USE_PACKED_F32 ? kernels->packed->panel[dtype] : kernels->packed->panel_bf16_pairs;
+        kernel(data, k, rows, x, tokens, k, memory->partial, sums);
         return;
     }
-    int rows = apus_panel_rows(w, p);
-    const float *x = job->x + first * job->x_stride;
-    if (expanded) {
-        kernels->rows_f32(expanded, job->k, rows, x, job->x_stride, tokens, job->k, out, streaming);
-        return;
+    for (int64_t tile = 0, tiles = tile_count(tokens); tile < tiles; tile++) {
+        int64_t from = tokens * tile / tiles;
+        int count = (int)(tokens * (tile + 1) / tiles - from);
+        float *out = sums + from * PANEL_ROWS;
+        if (use == USE_TILES)
+            kernels->panel[w->dtype](w->panels + p * w->panel_bytes, k,
+                                     (const uint8_t *)job->prepared[slot_of(use, w->dtype)] + apus_tile_bytes(first + from, k),
+                                     count, out);
+        else
+            kernels->rows[dtype](data, k, rows, job->x + (first + from) * job->x_stride, job->x_stride, count, k, out);
     }
-    const uint8_t *data = w->rows + p * PANEL_ROWS * w->row_bytes;
-    if (use == USE_BF16)
-        kernels->rows_bf16_bf16(data, job->k, rows, job->bf16 + first * job->k, job->k, tokens, job->k, out, streaming);
-    else if (w->dtype == APUS_BF16)
-        kernels->rows_bf16(data, job->k, rows, x, job->x_stride, tokens, job->k, out, streaming);
-    else if (w->dtype == APUS_F16)
-        kernels->rows_f16(data, job->k, rows, x, job->x_stride, tokens, job->k, out, streaming);
-    else
-        kernels->rows_f32(data, job->k, rows, x, job->x_stride, tokens, job->k, out, streaming);
 }
 
-static void store(const apus_linear_output *o, int64_t p, int rows, int64_t first, int tokens, const float *sums) {
+static void store(const apus_linear_output *o, int64_t p, int64_t first, int64_t last, const float *sums) {
+    const int rows = apus_panel_rows(o->weight, p);
     const float *bias = o->bias ? o->bias + p * PANEL_ROWS : NULL;
-    for (int t = 0; t < tokens; t++) {
-        float *out = o->out + (first + t) * o->out_stride + p * PANEL_ROWS;
-        const float *s = sums + t * PANEL_ROWS;
+    float *out = o->out + first * o->out_stride + p * PANEL_ROWS;
+    for (int64_t t = first; t < last; t++, out += o->out_stride, sums += PANEL_ROWS) {
+        if (rows == PANEL_ROWS && !bias && !o->accumulate) {
+            memcpy(out, sums, sizeof(float) * PANEL_ROWS);
+            continue;
+        }
         for (int r = 0; r < rows; r++) {
-            float value = bias ? s[r] + bias[r] : s[r];
+            float value = bias ? sums[r] + bias[r] : sums[r];
             out[r] = o->accumulate ? out[r] + value : value;
         }
     }
 }
 
-/* A panel of a quantised weight in f32 for f32 activations; NULL when the weight needs none or memory is out. */
-static const float *expand(linear_job *job, const apus_weight *w, activation_use use, int64_t p, int worker, int slot) {
-    if (use != USE_F32 || !apus_is_quantised(w->dtype)) return NULL;
-    int64_t floats = PANEL_ROWS * job->k;
-    float *buffer = apus_pool_product_scratch(job->pool, worker, sizeof(float) * (size_t)(job->swiglu ? 2 * floats : floats));
-    if (!buffer) {
-        atomic_store_explicit(&job->failed, 1, memory_order_relaxed);
-        return NULL;
-    }
-    buffer += slot * floats;
-    for (int r = 0; r < apus_panel_rows(w, p); r++) apus_weight_row(w, p * PANEL_ROWS + r, buffer + r * job->k);
-    return buffer;
-}
-
-static void linear_item(linear_job *job, int64_t panel, int64_t group, int worker) {
+static void linear_item(linear_job *job, int64_t panel, int64_t group, item_memory *memory) {
     int i = 0;
     while (panel >= job->first_panel[i + 1]) i++;
-    int64_t p = panel - job->first_panel[i];
-    const apus_linear_output *o = &job->outputs[i], *up = job->swiglu ? &job->outputs[1] : NULL;
-    const float *expanded = expand(job, o->weight, job->use[i], p, worker, 0);
-    const float *expanded_up = up ? expand(job, up->weight, job->use[1], p, worker, 1) : NULL;
-    if (atomic_load_explicit(&job->failed, memory_order_relaxed)) return;
-    float sums[2][TILE_TOKENS * PANEL_ROWS] = {0};
-    int64_t first_tile = job->tile_count * group / job->group_count;
-    int64_t last_tile = job->tile_count * (group + 1) / job->group_count;
-    for (int64_t tile = first_tile; tile < last_tile; tile++) {
-        int streaming = tile == first_tile;
-        int64_t first = tile_begin(job, tile);
-        int tokens = (int)(tile_begin(job, tile + 1) - first);
-        multiply(job, o->weight, job->use[i], p, expanded, first, tokens, streaming, sums[0]);
-        if (up) {
-            multiply(job, up->weight, job->use[1], p, expanded_up, first, tokens, streaming, sums[1]);
-            job->kernels->swiglu(sums[0], sums[1], tokens * PANEL_ROWS);
-        }
-        store(o, p, apus_panel_rows(o->weight, p), first, tokens, sums[0]);
+    int64_t p = panel - job->first_panel[i], first = group_begin(job, group), last = group_begin(job, group + 1);
+    multiply(job, i, p, first, last, memory, memory->sums[0]);
+    if (job->swiglu) {
+        multiply(job, 1, p, first, last, memory, memory->sums[1]);
+        if (apus_panel_rows(job->outputs[0].weight, p) < PANEL_ROWS && job->use[0] != USE_TILES)
+            for (int64_t t = 0; t < last - first; t++)
+                for (int r = apus_panel_rows(job->outputs[0].weight, p); r < PANEL_ROWS; r++)
+                    memory->sums[0][t * PANEL_ROWS + r] = memory->sums[1][t * PANEL_ROWS + r] = 0;
+        job->kernels->swiglu(memory->sums[0], memory->sums[1], (last - first) * PANEL_ROWS);
     }
+    store(&job->outputs[i], p, first, last, memory->sums[0]);
 }
 
 /* Items run over the panels of one token group after the other, so that a worker's share is a stretch of weights. */
 static void linear_items(void *context, int64_t begin, int64_t end, int worker) {
     linear_job *job = context;
+    item_memory memory;
+    int64_t expanded = job->expands ? PANEL_ROWS * job->k : 0;
+    int64_t partial = job->m > TILE_TOKENS && job->kernels->packed ? (GROUP_TOKENS + PACKED_CUT) * APUS_PARTIAL_FLOATS : 0;
+    if (expanded + partial > 0) {
+        memory.partial = apus_pool_product_scratch(job->pool, worker, sizeof(float) * (size_t)(expanded + partial));
+        if (!memory.partial) {
+            atomic_store_explicit(&job->failed, 1, memory_order_relaxed);
+            return;
+        }
+        memory.expanded = memory.partial + partial;
+    }
     for (int64_t item = begin; item < end; item++)
-        linear_item(job, item % job->panel_count, item / job->panel_count, worker);
+        linear_item(job, item % job->panel_count, item / job->panel_count, &memory);
 }
 
 /* Memory for prepared activations: the pool's, or inside a run, where the pool's is in use, our own. */
-static void *activation_memory(linear_job *job, int slot, size_t bytes, int nested) {
-    return nested ? aligned_alloc(64, (bytes + 63) / 64 * 64) : apus_pool_shared_scratch(job->pool, slot, bytes);
+static void *activation_memory(linear_job *job, int slot, int64_t bytes, int nested) {
+    if (nested) return aligned_alloc(64, ((size_t)bytes + 63) / 64 * 64);
+    return apus_pool_shared_scratch(job->pool, slot, (size_t)bytes);
 }
 
 static int prepare(linear_job *job, int nested) {
+    int any = 0;
     for (int i = 0; i < job->count; i++) {
-        apus_correction kind = apus_correction_of(job->outputs[i].weight->dtype);
-        if (job->use[i] == USE_TILES && !job->tiles[kind]) {
-            job->tiles[kind] = activation_memory(job, kind, (size_t)apus_tile_bytes(job->m, job->k), nested);
-            if (!job->tiles[kind]) return -1;
-        }
-        if (job->use[i] == USE_BF16 && !job->bf16) {
-            job->bf16 = activation_memory(job, BF16_SLOT, (size_t)(job->m * job->k) * 2, nested);
-            if (!job->bf16) return -1;
-        }
+        activation_use use = job->use[i];
+        int slot = slot_of(use, job->outputs[i].weight->dtype);
+        if (use == USE_ROWS || job->prepared[slot]) continue;
+        int64_t bytes = use == USE_TILES ? apus_tile_bytes(job->m, job->k)
+                                         : apus_packed_bytes(job->m, job->k, use == USE_PACKED_F32 ? 4 : 2);
+        job->prepared[slot] = activation_memory(job, slot, bytes, nested);
+        if (!job->prepared[slot]) return -1;
+        any = 1;
     }
-    int any = job->bf16 != NULL;
-    for (int kind = 0; kind < CORRECTIONS; kind++) any |= job->tiles[kind] != NULL;
     if (!any) return 0;
-    if (job->m * job->k <= 32 * 1024) prepare_tiles(job, 0, job->tile_count, 0);
-    else apus_pool_run(job->pool, job->tile_count, 1, prepare_tiles, job);
+    int64_t items = job->group_count * (GROUP_TOKENS / TILE_TOKENS);
+    if (job->m * job->k <= 32 * 1024) prepare_items(job, 0, items, 0);
+    else apus_pool_run(job->pool, items, 1, prepare_items, job);
     return 0;
 }
 
@@ -175,14 +204,12 @@ static int run_linear(linear_job *job, apus_precision precision) {
     for (int i = 0; i < job->count; i++) {
         const apus_weight *w = job->outputs[i].weight;
         job->use[i] = use_of(job, precision, w->dtype);
+        job->expands |= job->use[i] != USE_TILES && apus_is_quantised(w->dtype);
         job->first_panel[i + 1] = job->first_panel[i] + apus_weight_panels(w);
         if (w->row_bytes > row_bytes) row_bytes = w->row_bytes;
     }
     job->panel_count = job->swiglu ? job->first_panel[1] : job->first_panel[job->count];
-    job->tile_count = (job->m + TILE_TOKENS - 1) / TILE_TOKENS;
-    int64_t group_tiles = GROUP_BYTES / (TILE_TOKENS * job->k);
-    if (group_tiles < 4) group_tiles = 4;
-    job->group_count = (job->tile_count + group_tiles - 1) / group_tiles;
+    job->group_count = (job->m + GROUP_TOKENS - 1) / GROUP_TOKENS;
 
     apus_pool_entry entry = apus_pool_enter(job->pool);
     int nested = apus_pool_is_nested(job->pool);
@@ -192,10 +219,8 @@ static int run_linear(linear_job *job, apus_precision precision) {
         apus_pool_run(job->pool, job->panel_count * job->group_count, grain, linear_items, job);
         if (atomic_load_explicit(&job->failed, memory_order_relaxed)) result = -1;
     }
-    if (nested) {
-        for (int kind = 0; kind < CORRECTIONS; kind++) free(job->tiles[kind]);
-        free(job->bf16);
-    }
+    if (nested)
+        for (int slot = 0; slot < SLOTS; slot++) free(job->prepared[slot]);
     apus_pool_leave(job->pool, entry);
     return result;
 }

@@ -136,8 +136,7 @@ static void panel_q6_k(const uint8_t *panel, int64_t k, const uint8_t *tile, int
 /* Eight running sums, so that a compiler may keep them in vector registers. */
 #define ROWS_KERNEL(name, weight, activation)                                                                           \
     static void name(const void *w, int64_t w_stride, int rows, const void *x, int64_t x_stride, int tokens, int64_t k,  \
-                     float *out, int streaming) {                                                                       \
-        (void)streaming;                                                                                                \
+                     float *out) {                                                                                      \
         for (int t = 0; t < tokens; t++)                                                                                \
             for (int r = 0; r < rows; r++) {                                                                            \
                 float sums[8] = {0};                                                                                    \
@@ -164,11 +163,7 @@ static inline float at_f16(const void *p, int64_t i) { return f16_to_f32(load_u1
 ROWS_KERNEL(rows_f32, at_f32, at_f32)
 ROWS_KERNEL(rows_bf16, at_bf16, at_f32)
 ROWS_KERNEL(rows_f16, at_f16, at_f32)
-ROWS_KERNEL(rows_bf16_bf16, at_bf16, at_bf16)
-
-static void to_bf16(const float *x, int64_t count, uint16_t *out) {
-    for (int64_t i = 0; i < count; i++) out[i] = f32_to_bf16(x[i]);
-}
+ROWS_KERNEL(rows_bf16_pairs, at_bf16, at_bf16)
 
 static void swiglu(float *gate, const float *up, int64_t count) {
     for (int64_t i = 0; i < count; i++) gate[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];
@@ -177,12 +172,9 @@ static void swiglu(float *gate, const float *up, int64_t count) {
 const apus_kernels apus_kernels_portable = {
     .name = "portable",
     .quantise = quantise,
-    .to_bf16 = to_bf16,
     .panel = {[APUS_Q8_0] = panel_q8_0, [APUS_Q4_0] = panel_q4_0, [APUS_Q4_1] = panel_q4_1, [APUS_Q4_K] = panel_q4_k,
               [APUS_Q6_K] = panel_q6_k},
-    .rows_f32 = rows_f32,
-    .rows_bf16 = rows_bf16,
-    .rows_f16 = rows_f16,
-    .rows_bf16_bf16 = rows_bf16_bf16,
+    .rows = {[APUS_F32] = rows_f32, [APUS_BF16] = rows_bf16, [APUS_F16] = rows_f16},
     .swiglu = swiglu,
+    .rows_bf16_pairs = rows_bf16_pairs,
 };
