@@ -19,6 +19,8 @@ public func fuzz(_ start: UnsafePointer<UInt8>?, _ count: Int) -> Int32 {
         precondition(tensor.byteCount == info.byteCount)
         _ = tensor.firstNotFinite()
     }
+    let summary = try! FileSummary(file.file)
+    _ = (summary.text, summary.json.serialized())
     guard let checkpoint = try? GGUFCheckpoint(file) else { return 0 }
     for role in checkpoint.configuration.tensorRoles.prefix(1000) { _ = try? checkpoint.finiteTensor(role) }
     if checkpoint.configuration.rotary.width <= 1024 { _ = checkpoint.configuration.rotary.embedding.rows([0, 1]) }

@@ -2,6 +2,12 @@ import ApusModels
 import ApusTensor
 import Testing
 
+#if canImport(Glibc)
+import Glibc
+#elseif canImport(Musl)
+import Musl
+#endif
+
 /// GGUF files that no writer makes. Each must be an error, never a crash or a wrong answer.
 @Suite struct MalformedGGUFTests {
     private func open(_ bytes: [UInt8]) throws -> GGUFFile {
@@ -120,6 +126,22 @@ import Testing
         #expect("\(try #require(error))".contains("type 1234"))
     }
 
+    @Test func elementsOfUnknownTypesMayAddUpToAnything() throws {
+        let tensors = (0..<3).map { ("t\($0)", [1 << 62] as [UInt64], 1234 as UInt32, UInt64($0) * 32) }
+        let summary = try FileSummary(MappedFile(copying: file(tensors: tensors, data: 96), name: "odd.gguf"))
+        #expect(summary.totals.first?.elements == .max)
+    }
+
+    @Test func oneOfSeveralFilesIsNamed() throws {
+        let bytes = file(
+            key: "split.count",
+            value: {
+                $0.number(UInt32(2)); $0.number(UInt16(3))
+            })
+        let error = #expect(throws: ModelFileError.self) { try GGUFCheckpoint(open(bytes)) }
+        #expect("\(try #require(error))".contains("split.count"))
+    }
+
     @Test func metadataThatDoesNotFitIsNamed() throws {
         func value(_ type: UInt32, _ rest: @escaping (inout Bytes) -> Void) -> (inout Bytes) -> Void {
             {
@@ -214,7 +236,10 @@ import Testing
         }
         let folder = try TestFolder()
         try folder.write([], "empty.gguf")
-        for path in [folder.path("empty.gguf"), folder.path("absent.gguf"), folder.path, "/dev/null"] {
+        #expect(mkfifo(folder.path("pipe.gguf"), 0o600) == 0)
+        for path in [
+            folder.path("pipe.gguf"), folder.path("empty.gguf"), folder.path("absent.gguf"), folder.path, "/dev/null",
+        ] {
             let error = #expect(throws: ModelFileError.self) { try GGUFFile(path: path) }
             #expect("\(try #require(error))".contains(path))
         }

@@ -4,9 +4,9 @@ import FoundationEssentials
 import Testing
 
 #if canImport(Glibc)
-    import Glibc
+import Glibc
 #elseif canImport(Musl)
-    import Musl
+import Musl
 #endif
 
 /// Models whose files are well formed but whose weights are not what the configuration says.

@@ -11,6 +11,10 @@ public struct GGUFCheckpoint: Checkpoint {
 
     /// Reads configuration and generation defaults from an opened file.
     public init(_ file: GGUFFile) throws {
+        if let parts = try file.metadata.integer("split.count"), parts > 1 {
+            throw ModelFileError.unsupported(
+                file: file.file.name, what: "key split.count", found: "\(parts)", supported: "1: a model in one file")
+        }
         self.file = file
         configuration = try DecoderConfiguration(gguf: file)
         generationDefaults = try GenerationDefaults(gguf: file.metadata)

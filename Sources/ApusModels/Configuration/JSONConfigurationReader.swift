@@ -3,9 +3,9 @@ import ApusTensor
 import ApusText
 
 #if canImport(Glibc)
-    import Glibc
+import Glibc
 #elseif canImport(Musl)
-    import Musl
+import Musl
 #endif
 
 /// Reads the parts of a Hugging Face `config.json` whose spelling or default depends on family or age.

@@ -1,7 +1,7 @@
 #if canImport(Glibc)
-    import Glibc
+import Glibc
 #elseif canImport(Musl)
-    import Musl
+import Musl
 #endif
 
 /// A file written beside its final place and renamed into it only when complete: a reader sees the old file or the new
@@ -95,9 +95,9 @@ public final class AtomicFile {
         var sent = 0
         while sent < bytes.count {
             #if canImport(Glibc)
-                let count = Glibc.write(descriptor, bytes.baseAddress! + sent, bytes.count - sent)
+            let count = Glibc.write(descriptor, bytes.baseAddress! + sent, bytes.count - sent)
             #else
-                let count = Musl.write(descriptor, bytes.baseAddress! + sent, bytes.count - sent)
+            let count = Musl.write(descriptor, bytes.baseAddress! + sent, bytes.count - sent)
             #endif
             if count < 0 && errno == EINTR { continue }
             guard count > 0 else { throw failure("write the file") }

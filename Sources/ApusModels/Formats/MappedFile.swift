@@ -2,9 +2,9 @@ import ApusTensor
 import ApusText
 
 #if canImport(Glibc)
-    import Glibc
+import Glibc
 #elseif canImport(Musl)
-    import Musl
+import Musl
 #endif
 
 /// A file's bytes, memory-mapped read-only; the one place of this folder that touches raw memory.
@@ -24,7 +24,8 @@ public final class MappedFile: @unchecked Sendable {
     /// Maps the regular file at `path`. Throws ``ModelFileError/system(file:operation:code:)`` with the system's reason.
     public init(path: String) throws {
         name = path
-        let descriptor = open(path, O_RDONLY | O_CLOEXEC)
+        // Without O_NONBLOCK, opening a named pipe would wait for a writer.
+        let descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
         guard descriptor >= 0 else { throw ModelFileError.system(file: path, operation: "open the file", code: errno) }
         defer { close(descriptor) }
         var status = stat()

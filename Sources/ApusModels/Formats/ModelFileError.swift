@@ -1,9 +1,9 @@
 import ApusTensor
 
 #if canImport(Glibc)
-    import Glibc
+import Glibc
 #elseif canImport(Musl)
-    import Musl
+import Musl
 #endif
 
 /// What can be wrong with a model's files. Every message names the file and says what was expected and what was found.

@@ -58,13 +58,17 @@ public struct FileSummary: Sendable {
             self.init(path: path, try SafetensorsSet(folder: path))
             return
         }
-        let file = try MappedFile(path: path)
+        try self.init(MappedFile(path: path))
+    }
+
+    /// Summarises a file of one of these formats.
+    public init(_ file: MappedFile) throws {
         if file.starts(with: "GGUF") {
-            try self.init(path: path, GGUFFile(file))
+            try self.init(path: file.name, GGUFFile(file))
         } else if file.isJSONObject {
-            self.init(path: path, try SafetensorsSet(indexPath: path))
+            self.init(path: file.name, try SafetensorsSet(indexPath: file.name))
         } else {
-            self.init(path: path, SafetensorsSet(try SafetensorsFile(file)))
+            self.init(path: file.name, SafetensorsSet(try SafetensorsFile(file)))
         }
     }
 
@@ -129,7 +133,9 @@ public struct FileSummary: Sendable {
         for tensor in tensors {
             var total = totals[tensor.dtype] ?? Total(dtype: tensor.dtype)
             total.tensors += 1
-            total.elements += tensor.extents.reduce(1, *)
+            // Types of unknown size are not held against the file's, so that their elements may add up to anything.
+            let (sum, overflow) = total.elements.addingReportingOverflow(tensor.extents.reduce(1, *))
+            total.elements = overflow ? .max : sum
             total.byteCount += tensor.byteCount ?? 0
             totals[tensor.dtype] = total
         }

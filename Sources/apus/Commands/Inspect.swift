@@ -23,6 +23,6 @@ struct Inspect: ParsableCommand {
 
     func run() throws {
         let summary = try FileSummary(path: file)
-        print(json ? summary.json.serialized() : summary.text)
+        try Terminal.out((json ? summary.json.serialized() : summary.text) + "\n")
     }
 }
