@@ -81,7 +81,7 @@ def time_rows(rows, bandwidth, rate, variants=({},), page_size=64):
                 error, lse, repeatable = case.check(sample=2)
                 plain = time_graph(lambda i: case.run(i))
                 overlapped = time_graph(lambda i: case.run(i, overlap=True))
-                alone = time_graph(lambda i: case.decode(i))
+                rested = time_graph(lambda i: case.run(i), rest=0.02)
             except RuntimeError as problem:
                 print(heads, tokens, length, batch, variant, "failed:", problem, flush=True)
                 torch.cuda.synchronize()
@@ -91,7 +91,7 @@ def time_rows(rows, bandwidth, rate, variants=({},), page_size=64):
             right = "right" if error < 5e-3 and lse == 0 and repeatable else f"WRONG {error} {lse} {repeatable}"
             print(
                 f"{heads:3}/{latents} q{tokens} {length:6} x{batch:3} page {page_size:3} | bar {bar:4} | {plain:6.1f} us "
-                f"({overlapped:6.1f} overlapped, {alone:6.1f} decode alone) | floor {floor:5.1f}, {100 * floor / plain:3.0f} % | "
+                f"({overlapped:6.1f} overlapped, {rested:6.1f} rested) | floor {floor:5.1f}, {100 * floor / plain:3.0f} % | "
                 f"{kv / plain / 1e6:.2f} TB/s {case.flops() / plain / 1e6:4.0f} TFLOP/s | {right} {error:.1e} "
                 f"splits {int(case.split_count)} {variant or ''}", flush=True)
             del case

@@ -4,6 +4,7 @@ import ctypes
 import math
 import os
 import random
+import time
 
 import torch
 
@@ -15,15 +16,10 @@ SHARED_LIMIT = 227 * 1024 - 1024
 
 
 class Params(ctypes.Structure):
-    _fields_ = [(n, ctypes.c_void_p) for n in ("query", "cache", "page_table", "pieces", "output", "lse", "partial", "partial_lse")]
+    _fields_ = [(n, ctypes.c_void_p) for n in ("query", "cache", "page_table", "pieces", "splits", "arrivals", "output", "lse", "partial", "partial_lse")]
     _fields_ += [("page_elements", ctypes.c_longlong)]
     _fields_ += [(n, ctypes.c_int) for n in ("page_stride", "query_tokens", "query_heads", "heads_per_latent", "latent_heads", "lanes", "row_tiles")]
     _fields_ += [("scale_log2", ctypes.c_float)]
-
-
-class CombineParams(ctypes.Structure):
-    _fields_ = [(n, ctypes.c_void_p) for n in ("partial", "partial_lse", "splits", "split_count", "output", "lse")]
-    _fields_ += [(n, ctypes.c_int) for n in ("query_tokens", "query_heads", "heads_per_group", "lanes", "row_tiles")]
 
 
 _kernels = {}
@@ -42,7 +38,9 @@ def configure(d_c, d_r, rows, page_size, **changes):
     block = changes.pop("BLOCK_N", 64)
     panels = d_c // 64 + 1
     query, stage = groups * (panels - 1) * 8192, panels * block * 128
-    stages = changes.pop("STAGES", min(6, (SHARED_LIMIT - query) // stage))
+    # More than 120 KiB on their way a multiprocessor only lengthen the memory's queues.
+    most = 6 if page_size % 8 or groups == 2 else max(3, 122880 // stage)
+    stages = changes.pop("STAGES", min(most, (SHARED_LIMIT - query) // stage))
     defines = dict(D_C=d_c, D_R=d_r, PAGE_SIZE=page_size, BLOCK_N=block, STAGES=stages, WARPGROUPS=groups, **changes)
     return defines, query + stages * stage
 
@@ -58,6 +56,8 @@ class Latent:
         self.per_latent = heads // latent_heads
         batch, rows = len(lengths), self.per_latent * query_tokens
         self.batch = batch
+        if 64 % self.per_latent and self.per_latent % 64:
+            changes.setdefault("QUERY_TILES", 0)
         self.defines, shared = configure(d_c, d_r, rows, page_size, **changes)
         self.tile_rows = 64 * self.defines["WARPGROUPS"]
         self.block = self.defines["BLOCK_N"]
@@ -99,13 +99,13 @@ class Latent:
         self.device_lengths = torch.tensor(lengths, dtype=torch.int32, device="cuda")
         self.pieces = torch.zeros((self.workers + batch * self.outers + 2 * self.workers) * 8, dtype=torch.int32, device="cuda")
         self.splits = torch.zeros(self.workers * 4, dtype=torch.int32, device="cuda")
+        self.arrivals = torch.full((self.workers * self.lanes,), 7, dtype=torch.int32, device="cuda")
         self.split_count = torch.zeros(1, dtype=torch.int32, device="cuda")
         kernel("schedule.cu", "decode_schedule")(
             1, 256, self.device_lengths, batch, self.outers, self.workers, self.block, piece_cost, slack, self.pieces,
-            self.splits, self.split_count)
+            self.splits, self.arrivals, self.lanes, self.split_count)
 
         self.main = kernel("latent_decode.cu", "latent_decode", shared, **self.defines)
-        self.combine = kernel("combine.cu", "decode_combine", WIDTH=d_c, TILE_ROWS=self.tile_rows)
         box = min(page_size, self.block)
         base = self.cache.data_ptr()
         if page_size % 8 == 0:
@@ -117,23 +117,25 @@ class Latent:
                 base + latent_heads * page_size * d_c * 2, (d_r, page_size, pages), (d_r * 2, self.page_elements * 2), (64, box, 1))
         else:
             self.latent_map = self.rope_map = tensor_map(base, (64, 1), (128,), (64, 1))
+        width, tiles = d_c + d_r, self.defines.get("QUERY_TILES", 1)
+        if tiles:
+            box = min(64, self.per_latent)
+            self.query_map = tensor_map(
+                self.query.data_ptr(), (64, self.per_latent, batch * query_tokens, latent_heads, d_c // 64 + (d_r == 64)),
+                (width * 2, heads * width * 2, self.per_latent * width * 2, 128), (64, box, 64 // box, 1, d_c // 64))
+        else:
+            self.query_map = self.latent_map
         self.params = [
             Params(
-                self.query.data_ptr(), base, self.table[r].data_ptr(), self.pieces.data_ptr(), self.output.data_ptr(),
+                self.query.data_ptr(), base, self.table[r].data_ptr(), self.pieces.data_ptr(), self.splits.data_ptr(),
+                self.arrivals.data_ptr(), self.output.data_ptr(),
                 self.lse.data_ptr(), self.partial.data_ptr(), self.partial_lse.data_ptr(), self.page_elements, self.stride,
                 query_tokens, heads, self.per_latent, latent_heads, self.lanes, self.row_tiles, self.scale * math.log2(math.e))
             for r in range(ring)]
-        self.combine_params = CombineParams(
-            self.partial.data_ptr(), self.partial_lse.data_ptr(), self.splits.data_ptr(), self.split_count.data_ptr(),
-            self.output.data_ptr(), self.lse.data_ptr(), query_tokens, heads, self.per_latent, self.lanes, self.row_tiles)
-
-    def decode(self, i=0, overlap=False):
-        threads = 128 + 2 * self.tile_rows
-        self.main(self.workers * self.lanes, threads, self.latent_map, self.rope_map, self.params[i % self.ring], overlap=overlap)
 
     def run(self, i=0, overlap=False):
-        self.decode(i, overlap)
-        self.combine(132 * 8, 256, self.combine_params, overlap=True)
+        threads = 128 + 2 * self.tile_rows
+        self.main(self.workers * self.lanes, threads, self.latent_map, self.rope_map, self.query_map, self.params[i % self.ring], overlap=overlap)
 
     def reference(self, b, ring=0):
         """Sequence b in float64: output [query token][head][d_c], lse."""
@@ -191,8 +193,8 @@ class Latent:
         return 2 * self.heads * self.tokens * sum(self.lengths) * (2 * self.d_c + self.d_r)
 
 
-def time_graph(run, launches=20, repeats=15):
-    """Median microseconds of one launch; `launches` of them in a CUDA graph."""
+def time_graph(run, launches=20, repeats=15, rest=0.0):
+    """Median microseconds of one launch; `launches` of them in a CUDA graph. Seconds of `rest` before each replay."""
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         for i in range(3):
@@ -206,6 +208,7 @@ def time_graph(run, launches=20, repeats=15):
         graph.replay()
     times = []
     for _ in range(repeats):
+        time.sleep(rest)
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         start.record()
         graph.replay()

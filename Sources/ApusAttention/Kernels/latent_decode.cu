@@ -8,7 +8,8 @@
 //   cache     a page: [latent head][token][D_C], then [token][D_R]; read through the two tensor maps (or, with
 //             GATHER, by row addresses)
 //   output    [sequence][query token][query head][D_C]; lse [sequence][query token][query head], natural log
-//   partial   [slot][lane][tile row][D_C] float32, and its lse (base 2) [slot][lane][tile row]
+//   partial   [slot][lane][tile row][D_C] float32, and its lse (base 2) [slot][lane][tile row];
+//             merged at the end of the same launch
 // Query token t of a sequence of `length` tokens sees tokens before length - query_tokens + t + 1.
 //
 // Schedule: rows are query tokens x heads of one latent head, 64 to a consumer warpgroup. A producer warp
@@ -19,7 +20,9 @@
 // Floor: KV bytes over bandwidth or 2 x rows x tokens x (2 D_C + D_R) operations over rate (gpu-latent-decode.md).
 //
 // Set at compile time: D_C (multiple of 64, at most 256), D_R (multiple of 16, at most 64), PAGE_SIZE, BLOCK_N,
-// STAGES, WARPGROUPS (consumers, 1 or 2).
+// STAGES, WARPGROUPS (consumers, 1 or 2), QUERY_TILES (64 is a multiple of the heads of a latent head or divides
+// them, so that the copy engine can bring the queries).
+#include "merge.cuh"
 #include "ptx.cuh"
 #include "schedule.cuh"
 
@@ -29,10 +32,13 @@
 #ifndef GATHER
 #define GATHER (PAGE_SIZE % 8 != 0)
 #endif
+#ifndef QUERY_TILES
+#define QUERY_TILES 1
+#endif
 // 1: P V of a block is issued before Q K^T of the next, and its buffer is free early; the other warpgroup's
 // products cover the softmax. 0: Q K^T first, and P V covers the softmax.
 #ifndef VALUES_FIRST
-#define VALUES_FIRST (WARPGROUPS == 2)
+#define VALUES_FIRST 1
 #endif
 // 1: the warpgroups take turns in issuing their products.
 #ifndef TURNS
@@ -57,6 +63,10 @@
 #define RESCALE_THRESHOLD 8.0f
 
 static_assert(D_C % 64 == 0 && D_C <= 256 && D_R % 16 == 0 && D_R <= 64, "widths of this kernel");
+// After the last piece all of shared memory serves the merge: weights, then staged partial rows.
+#define MERGE_WEIGHTS 2048
+#define MERGE_BYTES (WARPGROUPS * Q_BYTES + STAGES * STAGE_BYTES - MERGE_WEIGHTS)
+static_assert(STAGES >= 3 && MERGE_BYTES >= 132 * D_C * 4, "shared memory of the pipeline and of the merge");
 static_assert(GATHER || (PAGE_SIZE % BOX == 0 && BLOCK_N % BOX == 0), "pages and blocks must nest");
 
 struct LatentDecode {
@@ -64,6 +74,8 @@ struct LatentDecode {
     const bf16_bits *cache;
     const int *page_table;  // [sequence][page_stride]
     const Piece *pieces;
+    const SplitItem *splits;
+    u32 *arrivals;  // [split][lane], multiples of the split's slots between launches
     bf16_bits *output;
     float *lse;
     float *partial;
@@ -85,12 +97,43 @@ __device__ __forceinline__ Piece load_piece(const Piece *pieces, int index) {
     return {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
 }
 
+__device__ __forceinline__ Piece following(const Piece *pieces, const Piece &piece) {
+    if (piece.next >= 0) return load_piece(pieces, piece.next);
+    return {-1, 0, 0, 0, 0, -1, -1, 0};
+}
+
 // (latent head, row tile) of a lane.
 __device__ __forceinline__ int2 lane_tile(const LatentDecode &p, const Piece &piece, int lane) {
     int tile = piece.outer * p.lanes + lane;
     return {tile / p.row_tiles, tile % p.row_tiles};
 }
 
+#if QUERY_TILES
+// The 64 query rows of consumer `group`: (head, token of all sequences) of the first.
+__device__ __forceinline__ int2 query_place(const LatentDecode &p, const Piece &piece, int2 tile, int group) {
+    int row = tile.y * TILE_ROWS + group * 64;
+    return {row % p.heads_per_latent, piece.sequence * p.query_tokens + row / p.heads_per_latent};
+}
+
+__device__ __forceinline__ void load_queries(
+    const LatentDecode &p, const TensorMap *map, const Piece &piece, int2 tile, u32 target, u32 barrier
+) {
+    barrier_expect(barrier, WARPGROUPS * Q_BYTES);
+    for (int group = 0; group < WARPGROUPS; ++group) {
+        int2 place = query_place(p, piece, tile, group);
+        copy_tile_5d(target + group * Q_BYTES, map, barrier, 0, place.x, place.y, tile.x, 0);
+    }
+}
+
+// The next piece's queries into L2, RoPE part too, before they are wanted: device memory answers late when busy.
+__device__ __forceinline__ void prefetch_queries(const LatentDecode &p, const TensorMap *map, const Piece &piece, int2 tile) {
+    for (int group = 0; group < WARPGROUPS; ++group) {
+        int2 place = query_place(p, piece, tile, group);
+        prefetch_tile_5d(map, 0, place.x, place.y, tile.x, 0);
+        prefetch_tile_5d(map, 0, place.x, place.y, tile.x, C_PANELS);
+    }
+}
+#else
 __device__ __forceinline__ void load_queries(
     const LatentDecode &p, const Piece &piece, int2 tile, u32 target, int thread, int threads
 ) {
@@ -112,39 +155,52 @@ __device__ __forceinline__ void load_queries(
         copy_16(address, source, valid ? 16 : 0);
     }
 }
+#endif
 
 #if GATHER
-// Pages too small for the copy engine: 16-byte copies by all producer warps. Each lane looks up one row's page
-// and hands the address to the lanes that copy the row.
+// Pages too small for the copy engine: 16-byte copies by all producer warps, BLOCK_N / 4 rows each. Each lane
+// computes where one row lies, its page looked up a block ahead, and hands it to the lanes that copy the row.
+#define WARP_ROWS (BLOCK_N / 4)
+#define GATHER_LAG (STAGES - 2)
+#define ROW_COPIES (D_C / 8)
+#define ROW_LANES (ROW_COPIES <= 16 ? 16 : 32)  // lanes that copy one row
+#define KEY_LANES (D_R / 8 <= 4 ? 4 : 8)
+
+__device__ __forceinline__ int gather_page(const int *table, int length, int block, int warp, int lane) {
+    int token = block * BLOCK_N + warp * WARP_ROWS + lane % WARP_ROWS;
+    return token >= 0 && token < length ? table[token / PAGE_SIZE] : 0;
+}
+
 __device__ __forceinline__ void gather_block(
-    const LatentDecode &p, const int *table, int length, int latent, int block, u32 stage, int warp, int lane
+    const LatentDecode &p, int page, int length, int latent, int block, u32 stage, int warp, int lane
 ) {
-    const int rows = BLOCK_N / 4;  // rows of one warp
-    const int chunks = D_C / 8 + D_R / 8;
-    int token = block * BLOCK_N + warp * rows + lane % rows;
-    bool inside = token < length;
-    int page = inside ? table[token / PAGE_SIZE] : 0;
-    long long offset = inside ? page * p.page_elements + (token % PAGE_SIZE) * D_C + (long long)latent * PAGE_SIZE * D_C : 0;
-    long long rope = inside
-        ? page * p.page_elements + (long long)p.latent_heads * PAGE_SIZE * D_C + (token % PAGE_SIZE) * D_R : 0;
-    const int latent_chunks = rows * (D_C / 8);
-#pragma unroll 4
-    for (int i = lane; i < latent_chunks; i += 32) {
-        int row = i / (D_C / 8), chunk = i % (D_C / 8);
-        long long from = __shfl_sync(0xffffffff, offset, row);
-        int in_block = warp * rows + row;
-        copy_16(
-            stage + (chunk / 8) * PANEL_BYTES + in_block * 128 + (((chunk % 8) ^ (in_block % 8)) << 4),
-            p.cache + from + chunk * 8, block * BLOCK_N + in_block < length ? 16 : 0);
+    const int first = block * BLOCK_N + warp * WARP_ROWS;
+    const int inside = length - first;  // rows of this warp that exist
+    const int in_page = (first + lane % WARP_ROWS) % PAGE_SIZE;
+    const bf16_bits *plane = p.cache + page * p.page_elements;
+    const u64 row_source = (u64)(plane + (latent * PAGE_SIZE + in_page) * D_C);
+    const u64 key_source = (u64)(plane + p.latent_heads * PAGE_SIZE * D_C + in_page * D_R);
+    const u32 target = stage + warp * (WARP_ROWS * 128);
+    {
+        const int chunk = lane % ROW_LANES, row_offset = lane / ROW_LANES;
+        const u32 column = target + chunk / 8 * PANEL_BYTES;
+#pragma unroll WARPGROUPS == 1 ? WARP_ROWS : 8
+        for (int base = 0; base < WARP_ROWS; base += 32 / ROW_LANES) {
+            int row = base + row_offset;
+            u64 source = __shfl_sync(0xffffffff, row_source, row) + chunk * 16;
+            if (chunk < ROW_COPIES)
+                copy_16(column + row * 128 + ((chunk ^ row) % 8 << 4), (const void *)source, row < inside ? 16 : 0);
+        }
     }
+    const int chunk = lane % KEY_LANES;
 #pragma unroll
-    for (int i = lane; i < rows * (D_R / 8); i += 32) {
-        int row = i / (D_R / 8), chunk = i % (D_R / 8);
-        long long from = __shfl_sync(0xffffffff, rope, row);
-        int in_block = warp * rows + row;
-        copy_16(
-            stage + C_PANELS * PANEL_BYTES + in_block * 128 + ((chunk ^ (in_block % 8)) << 4),
-            p.cache + from + chunk * 8, block * BLOCK_N + in_block < length ? 16 : 0);
+    for (int base = 0; base < WARP_ROWS; base += 32 / KEY_LANES) {
+        int row = base + lane / KEY_LANES;
+        u64 source = __shfl_sync(0xffffffff, key_source, row) + chunk * 16;
+        if (chunk < D_R / 8)
+            copy_16(
+                target + C_PANELS * PANEL_BYTES + row * 128 + ((chunk ^ row) % 8 << 4), (const void *)source,
+                row < inside ? 16 : 0);
     }
 }
 #endif
@@ -330,16 +386,23 @@ __device__ __forceinline__ void write_result(
     }
 }
 
+__device__ __forceinline__ void wait_block(u32 full, u32 number) {
+    barrier_wait(full + 8 * (number % STAGES), (number / STAGES) & 1);
+}
+
 extern "C" __global__ void __launch_bounds__(THREADS, 1) latent_decode(
     const __grid_constant__ TensorMap latent_map, const __grid_constant__ TensorMap rope_map,
-    const __grid_constant__ LatentDecode p
+    const __grid_constant__ TensorMap query_map, const __grid_constant__ LatentDecode p
 ) {
     extern __shared__ __align__(1024) unsigned char memory[];
-    __shared__ alignas(8) u64 barriers[2 * STAGES + 2];
+    __shared__ alignas(8) u64 barriers[2 * STAGES + 3];
+    __shared__ Piece partial_pieces[2];
+    __shared__ SplitItem partial_items[2];
+    __shared__ u32 partial_arrivals[2];
     const u32 query = shared_address(memory);
     const u32 stages = query + WARPGROUPS * Q_BYTES;
     const u32 full = shared_address(barriers), empty = full + 8 * STAGES;
-    const u32 query_full = empty + 8 * STAGES, query_empty = query_full + 8;
+    const u32 query_full = empty + 8 * STAGES, query_empty = query_full + 8, merge_full = query_empty + 8;
     const int warpgroup = threadIdx.x / 128, thread = threadIdx.x % 128, warp = thread / 32, lane = thread % 32;
     const int lane_index = blockIdx.x % p.lanes;
     int index = blockIdx.x / p.lanes;
@@ -349,9 +412,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) latent_decode(
             barrier_init(full + 8 * i, GATHER ? 128 : 1);
             barrier_init(empty + 8 * i, WARPGROUPS * 4);
         }
-        barrier_init(query_full, GATHER ? 128 : 96);
+        barrier_init(query_full, QUERY_TILES ? 1 : GATHER ? 128 : 96);
         barrier_init(query_empty, WARPGROUPS * 4);
+        barrier_init(merge_full, 1);
         barrier_init_fence();
+#if QUERY_TILES
+        prefetch_map(&query_map);
+#endif
 #if !GATHER
         prefetch_map(&latent_map);
         prefetch_map(&rope_map);
@@ -363,7 +430,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) latent_decode(
 
     if (warpgroup == WARPGROUPS) {
 #if WARPGROUPS == 2
-        registers_shrink<40>();
+        registers_shrink<GATHER ? 56 : 40>();
 #endif
 #if GATHER
         u32 filled = 0, piece_count = 0;
@@ -371,31 +438,47 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) latent_decode(
             Piece piece = load_piece(p.pieces, index);
             if (piece.sequence < 0) break;
             int2 tile = lane_tile(p, piece, lane_index);
-            barrier_wait(query_empty, (piece_count & 1) ^ 1);
-            load_queries(p, piece, tile, query, thread, 128);
-            copies_commit();
-            ++piece_count;
             const int *table = p.page_table + (long long)piece.sequence * p.page_stride;
-            // A block's copies are handed over one block later, so that two blocks are always on their way.
-            bool queries_pending = true;
-            u32 previous = 0;
-            for (int block = piece.last_block - 1; block >= piece.first_block; --block) {
+            int page = gather_page(table, piece.length, piece.last_block - 1, warp, lane);
+            // But for the first piece, the queries' buffer is free later than the first blocks' buffers.
+            int until_queries = piece_count == 0 ? 0 : min(2, piece.last_block - piece.first_block);
+#pragma unroll 1
+            for (int block = piece.last_block - 1; block >= piece.first_block - 1; --block, --until_queries) {
+                if (until_queries == 0) {
+                    barrier_wait(query_empty, (piece_count & 1) ^ 1);
+#if QUERY_TILES
+                    if (thread == 0) load_queries(p, &query_map, piece, tile, query, query_full);
+#else
+                    load_queries(p, piece, tile, query, thread, 128);
+                    copies_arrive(query_full);
+#endif
+                    ++piece_count;
+                }
+                if (block < piece.first_block) break;
                 u32 slot = filled % STAGES, parity = (filled / STAGES) & 1;
+                int next_page = gather_page(table, piece.length, block - 1, warp, lane);
                 barrier_wait(empty + 8 * slot, parity ^ 1);
-                gather_block(p, table, piece.length, tile.x, block, stages + slot * STAGE_BYTES, warp, lane);
+                gather_block(p, page, piece.length, tile.x, block, stages + slot * STAGE_BYTES, warp, lane);
                 copies_commit();
-                copies_wait<1>();
-                fence_async_proxy();
-                if (queries_pending) barrier_arrive(query_full);
-                else barrier_arrive(full + 8 * previous);
-                queries_pending = false;
-                previous = slot;
+                // A block is handed over GATHER_LAG blocks later: that many are always on their way.
+                if (piece.last_block - block > GATHER_LAG) {
+                    copies_wait<GATHER_LAG>();
+                    fence_async_proxy();
+                    barrier_arrive(full + 8 * ((filled - GATHER_LAG) % STAGES));
+                }
+                page = next_page;
                 ++filled;
             }
             copies_wait<0>();
             fence_async_proxy();
-            if (queries_pending) barrier_arrive(query_full);
-            else barrier_arrive(full + 8 * previous);
+            for (int i = min(GATHER_LAG, piece.last_block - piece.first_block); i > 0; --i)
+                barrier_arrive(full + 8 * ((filled - i) % STAGES));
+#if QUERY_TILES
+            if (thread == 0 && piece.next >= 0) {
+                Piece next = load_piece(p.pieces, piece.next);
+                prefetch_queries(p, &query_map, next, lane_tile(p, next, lane_index));
+            }
+#endif
             index = piece.next;
         }
 #else
@@ -436,19 +519,26 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) latent_decode(
                     page = next_page;
                     ++filled;
                 }
+#if QUERY_TILES
+                if (lane == 0 && piece.next >= 0) {
+                    Piece next = load_piece(p.pieces, piece.next);
+                    prefetch_queries(p, &query_map, next, lane_tile(p, next, lane_index));
+                }
+#endif
                 index = piece.next;
             }
-        } else {
+        } else if (!QUERY_TILES || (warp == 1 && lane == 0)) {
             u32 piece_count = 0;
             while (index >= 0) {
                 Piece piece = load_piece(p.pieces, index);
                 if (piece.sequence < 0) break;
                 barrier_wait(query_empty, (piece_count & 1) ^ 1);
+#if QUERY_TILES
+                load_queries(p, &query_map, piece, lane_tile(p, piece, lane_index), query, query_full);
+#else
                 load_queries(p, piece, lane_tile(p, piece, lane_index), query, thread - 32, 96);
-                copies_commit();
-                copies_wait<0>();
-                fence_async_proxy();
-                barrier_arrive(query_full);
+                copies_arrive(query_full);
+#endif
                 ++piece_count;
                 index = piece.next;
             }
@@ -458,7 +548,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) latent_decode(
     }
 
 #if WARPGROUPS == 2
-    registers_grow<232>();
+    registers_grow<GATHER ? 224 : 232>();
 #endif
     const u32 my_query = query + warpgroup * Q_BYTES;
     u32 taken = 0, piece_count = 0;
@@ -469,13 +559,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) latent_decode(
 #if TURNS
     if (warpgroup == 1) named_arrive(2, CONSUMERS);
 #endif
-    while (index >= 0) {
-        Piece piece = load_piece(p.pieces, index);
-        if (piece.sequence < 0) break;
+    Piece piece = load_piece(p.pieces, index);
+    if (piece.sequence >= 0) load_rope_queries(p, piece, lane_tile(p, piece, lane_index), warpgroup, warp, lane, rope);
+    int partials = 0;
+    while (piece.sequence >= 0) {
         int2 tile = lane_tile(p, piece, lane_index);
         RowState state = {{-infinity(), -infinity()}, {0.0f, 0.0f}};
-        load_rope_queries(p, piece, tile, warpgroup, warp, lane, rope);
+        Piece next_piece = piece;
+        if (piece.slot >= 0 && threadIdx.x == 0)  // wanted at the end, when a read would be waited for
+            copy_16(shared_address(&partial_items[partials]), p.splits + piece.split, 16);
         barrier_wait(query_full, piece_count & 1);
+        if (!QUERY_TILES) fence_async_proxy();
         ++piece_count;
 
         int row = tile.y * TILE_ROWS + warpgroup * 64 + warp * 16 + lane / 4;
@@ -489,7 +583,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) latent_decode(
         if (piece.last_block > piece.first_block) {
             int block = piece.last_block - 1;
             u32 stage = stages + (taken % STAGES) * STAGE_BYTES;
-            barrier_wait(full + 8 * (taken % STAGES), (taken / STAGES) & 1);
+            wait_block(full, taken);
             int valid = piece.length - block * BLOCK_N;
             if (valid < BLOCK_N) clear_tail(stage, valid, threadIdx.x);
             mma_fence();
@@ -512,7 +606,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) latent_decode(
                 mma_fence();
                 values(o, weights, stage, accumulate);
                 mma_commit();
-                barrier_wait(full + 8 * (next % STAGES), (next / STAGES) & 1);
+                wait_block(full, next);
+                mma_fence();
                 scores(s, my_query, rope, next_stage);
                 mma_commit();
 #if TURNS
@@ -524,7 +619,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) latent_decode(
                 mma_wait<0>();
                 mma_settle(s);
 #else
-                barrier_wait(full + 8 * (next % STAGES), (next / STAGES) & 1);
+                wait_block(full, next);
 #if TURNS
                 named_sync(2 + warpgroup, CONSUMERS);
 #endif
@@ -557,16 +652,61 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) latent_decode(
             mma_fence();
             values(o, weights, stage, accumulate);
             mma_commit();
+            next_piece = following(p.pieces, piece);
             mma_wait<0>();
             mma_settle(o);
             if (lane == 0) barrier_arrive(empty + 8 * (taken % STAGES));
             ++taken;
         } else {
             if (lane == 0) barrier_arrive(query_empty);
+            next_piece = following(p.pieces, piece);
 #pragma unroll
             for (int i = 0; i < O_COUNT; ++i) o[i] = 0.0f;
         }
+        if (next_piece.sequence >= 0)
+            load_rope_queries(p, next_piece, lane_tile(p, next_piece, lane_index), warpgroup, warp, lane, rope);
         write_result(p, piece, tile, lane_index, o, state, warpgroup, thread);
-        index = piece.next;
+        if (piece.slot >= 0) {
+            // All of this block's rows are in; the block that sees the count complete may read them.
+            named_sync(1, CONSUMERS);
+            if (threadIdx.x == 0) {
+                partial_pieces[partials] = piece;
+                partial_arrivals[partials] = add_release(p.arrivals + piece.split * p.lanes + lane_index);
+            }
+            ++partials;
+        }
+        piece = next_piece;
+    }
+
+    // Each contributor of a cut item merges its share of the rows. All blocks of the grid are resident (the grid
+    // is no larger than the device) and none waits before its own pieces are done.
+    u32 merged = 0;
+    for (int i = 0; i < partials; ++i) {
+        if (threadIdx.x == 0) {
+            copies_wait<0>();
+            const int slots = partial_items[i].slots;
+            const u32 *arrivals = p.arrivals + partial_pieces[i].split * p.lanes + lane_index;
+            u32 goal = (partial_arrivals[i] / slots + 1) * slots;
+            while ((int)(load_acquire(arrivals) - goal) < 0) {}
+        }
+        named_sync(1, CONSUMERS);
+        Piece mine = partial_pieces[i];
+        SplitItem item = partial_items[i];
+        int2 tile = lane_tile(p, mine, lane_index);
+        int valid = min(TILE_ROWS, p.heads_per_latent * p.query_tokens - tile.y * TILE_ROWS);
+        int share = mine.slot - item.first_slot;
+        MergeRows rows = {
+            p.partial + ((long long)item.first_slot * p.lanes + lane_index) * TILE_ROWS * D_C,
+            p.partial_lse + ((long long)item.first_slot * p.lanes + lane_index) * TILE_ROWS,
+            (long long)p.lanes * TILE_ROWS, item.slots, valid * share / item.slots, valid * (share + 1) / item.slots};
+        merged = merge_rows<D_C, CONSUMERS>(
+            rows, reinterpret_cast<float *>(memory), reinterpret_cast<float *>(memory + MERGE_WEIGHTS), MERGE_BYTES, merge_full, merged, threadIdx.x,
+            [&](int local) {
+                int row = tile.y * TILE_ROWS + local;
+                int token = row / p.heads_per_latent;
+                int head = tile.x * p.heads_per_latent + row - token * p.heads_per_latent;
+                return ((long long)mine.sequence * p.query_tokens + token) * p.query_heads + head;
+            },
+            p.output, p.lse);
     }
 }

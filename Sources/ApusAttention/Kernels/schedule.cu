@@ -1,7 +1,8 @@
 // Cuts a ragged batch into pieces of nearly equal cost, once per decode step; every layer reads the result.
 //
 // pieces: [workers + items + 2 workers] (the first `workers` are the heads of the workers' lists);
-// splits: [workers] items that were cut; split_count: [1]. At most 2 x workers partial results (slots).
+// splits: [workers] items that were cut; split_count: [1]; arrivals: [workers][lanes], set to 0 (a decode kernel
+// counts partial results there). At most 2 x workers partial results (slots), at most 2 by one worker.
 //
 // Two policies. Even: every item is cut into equal parts, at most one part to a worker, where that comes within
 // `slack_percent` of perfect balance; it makes the fewest partial results. Otherwise contiguous: the items in a
@@ -32,6 +33,7 @@ struct Plan {
     __device__ void add(int worker, bool first, Piece piece, bool whole) {
         int place = first ? worker : fresh++;
         piece.slot = whole ? -1 : slot++;
+        piece.split = cuts;
         if (!first) pieces[tail].next = place;
         pieces[place] = piece;
         tail = place;
@@ -44,12 +46,14 @@ struct Plan {
 
 extern "C" __global__ void __launch_bounds__(THREADS) decode_schedule(
     const int *__restrict__ lengths, int batch, int outers, int workers, int block_tokens, int piece_cost,
-    int slack_percent, Piece *__restrict__ pieces, SplitItem *__restrict__ splits, int *__restrict__ split_count
+    int slack_percent, Piece *__restrict__ pieces, SplitItem *__restrict__ splits, u32 *__restrict__ arrivals,
+    int lanes, int *__restrict__ split_count
 ) {
     __shared__ int chunk[CHUNK];
     __shared__ u64 scratch;
     const int thread = threadIdx.x;
     for (int i = thread; i < workers; i += THREADS) pieces[i] = {-1, 0, 0, 0, 0, -1, -1, 0};
+    for (int i = thread; i < workers * lanes; i += THREADS) arrivals[i] = 0;
     long long mine = 0;
     for (int i = thread; i < batch; i += THREADS) {
         int blocks = (lengths[i] + block_tokens - 1) / block_tokens;

@@ -1,4 +1,4 @@
-// What the schedule kernel writes and the decode and combine kernels read; all of it lives in device memory.
+// What the schedule kernel writes and the decode kernels read; all of it lives in device memory.
 //
 // The decode grid is `workers x lanes` blocks. The lanes of one worker walk the same pieces side by side, each on
 // its own (group, row tile), so that what they share (the RoPE key of all groups, the tile of one group) is
@@ -14,10 +14,10 @@ struct alignas(16) Piece {
     int length;  // tokens in the cache, the step's own included
     int slot;    // where the partial result goes; -1: the piece is the whole sequence, written to the output
     int next;    // the worker's next piece, -1 at the end
-    int unused;
+    int split;  // with a slot: its item among the splits
 };
 
-// One (sequence, outer) cut into several pieces, for the combine kernel.
+// One (sequence, outer) cut into several pieces; their blocks merge the partial results.
 struct alignas(16) SplitItem {
     int sequence;
     int outer;
