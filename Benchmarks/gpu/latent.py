@@ -34,15 +34,16 @@ def kernel(file, name, shared=0, **defines):
 
 def configure(d_c, d_r, rows, page_size, **changes):
     """Compile-time choices. Shared memory holds the queries of the tile and as many KV stages as fit."""
-    groups = changes.pop("WARPGROUPS", 1 if rows <= 64 else 2)
+    wide = d_c > 256
+    groups = changes.pop("WARPGROUPS", 2 if wide or rows > 64 else 1)
     block = changes.pop("BLOCK_N", 64)
     panels = d_c // 64 + 1
-    query, stage = groups * (panels - 1) * 8192, panels * block * 128
+    query, stage = (1 if wide else groups) * (panels - 1) * 8192, panels * block * 128
     # More than 120 KiB on their way a multiprocessor only lengthen the memory's queues.
     most = 6 if page_size % 8 or groups == 2 else max(3, 122880 // stage)
-    stages = changes.pop("STAGES", min(most, (SHARED_LIMIT - query) // stage))
+    stages = changes.pop("STAGES", min(most, (SHARED_LIMIT - query - 8192 * wide) // stage))
     defines = dict(D_C=d_c, D_R=d_r, PAGE_SIZE=page_size, BLOCK_N=block, STAGES=stages, WARPGROUPS=groups, **changes)
-    return defines, query + stages * stage
+    return defines, query + stages * stage + 8192 * wide
 
 
 class Latent:
@@ -59,7 +60,7 @@ class Latent:
         if 64 % self.per_latent and self.per_latent % 64:
             changes.setdefault("QUERY_TILES", 0)
         self.defines, shared = configure(d_c, d_r, rows, page_size, **changes)
-        self.tile_rows = 64 * self.defines["WARPGROUPS"]
+        self.tile_rows = 64 * self.defines["WARPGROUPS"] // (2 if d_c > 256 else 1)
         self.block = self.defines["BLOCK_N"]
         self.row_tiles = -(-rows // self.tile_rows)
         tiles = latent_heads * self.row_tiles
@@ -105,7 +106,8 @@ class Latent:
             1, 256, self.device_lengths, batch, self.outers, self.workers, self.block, piece_cost, slack, self.pieces,
             self.splits, self.arrivals, self.lanes, self.split_count)
 
-        self.main = kernel("latent_decode.cu", "latent_decode", shared, **self.defines)
+        name = "latent_decode_wide" if d_c > 256 else "latent_decode"
+        self.main = kernel(name + ".cu", name, shared, **self.defines)
         box = min(page_size, self.block)
         base = self.cache.data_ptr()
         if page_size % 8 == 0:
@@ -134,7 +136,7 @@ class Latent:
             for r in range(ring)]
 
     def run(self, i=0, overlap=False):
-        threads = 128 + 2 * self.tile_rows
+        threads = 128 + 128 * self.defines["WARPGROUPS"]
         self.main(self.workers * self.lanes, threads, self.latent_map, self.rope_map, self.query_map, self.params[i % self.ring], overlap=overlap)
 
     def reference(self, b, ring=0):

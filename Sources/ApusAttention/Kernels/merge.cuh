@@ -59,13 +59,15 @@ __device__ __forceinline__ void merge_weights(const MergeRows &m, float *weights
     }
 }
 
-// `weights` has room for rows x slots, `staged` (shared too) holds `capacity` bytes, at least MAX_SLOTS rows;
-// `target(row)` is the row's place in the output; `barrier` has completed `phase` phases. Returns the phases then.
-template <int WIDTH, int THREADS, typename Target>
+// Rows of PARTS x WIDTH columns, WIDTH of them at a time. `weights` has room for rows x slots, `staged` (shared too)
+// holds `capacity` bytes, at least slots x WIDTH floats; `target(row)` is the row's place in the output; `barrier` has
+// completed `phase` phases. Returns the phases then.
+template <int ROW_WIDTH, int PARTS, int THREADS, typename Target>
 __device__ __forceinline__ u32 merge_rows(
     const MergeRows &m, float *weights, float *staged, int capacity, u32 barrier, u32 phase, int thread, Target target,
     bf16_bits *output, float *lse
 ) {
+    const int WIDTH = ROW_WIDTH / PARTS;
     const int chunk = min(m.last_row - m.first_row, capacity / (m.slots * WIDTH * 4));
 #pragma unroll 1
     for (int first = m.first_row; first < m.last_row; first += chunk) {
@@ -73,36 +75,40 @@ __device__ __forceinline__ u32 merge_rows(
         part.first_row = first;
         part.last_row = min(first + chunk, m.last_row);
         const int rows = part.last_row - first;
-        if (thread < 32) {
-            fence_proxies();
-            if (thread == 0) barrier_expect(barrier, m.slots * rows * WIDTH * 4);
-            __syncwarp();
+        const int runs = PARTS == 1 ? 1 : rows, run = rows / runs * WIDTH;  // whole rows lie in one run
 #pragma unroll 1
-            for (int slot = thread; slot < m.slots; slot += 32)
-                copy_bulk(
-                    shared_address(staged) + slot * rows * WIDTH * 4, m.partial + (slot * m.stride + first) * WIDTH,
-                    rows * WIDTH * 4, barrier);
-        }
-        merge_weights<THREADS>(part, weights, thread, target, lse);
-        named_sync(1, THREADS);
-        barrier_wait(barrier, phase++ & 1);
+        for (int base = 0; base < ROW_WIDTH; base += WIDTH) {
+            if (thread < 32) {
+                fence_proxies();
+                if (thread == 0) barrier_expect(barrier, m.slots * rows * WIDTH * 4);
+                __syncwarp();
 #pragma unroll 1
-        for (int task = thread; task < rows * (WIDTH / 4); task += THREADS) {
-            const int row = task / (WIDTH / 4), column = task % (WIDTH / 4) * 4;
-            float4 sum = {};
-#pragma unroll 4
-            for (int slot = 0; slot < m.slots; ++slot) {
-                float weight = weights[row * m.slots + slot];
-                float4 x = *reinterpret_cast<const float4 *>(staged + (slot * rows + row) * WIDTH + column);
-                sum.x += weight * x.x;
-                sum.y += weight * x.y;
-                sum.z += weight * x.z;
-                sum.w += weight * x.w;
+                for (int copy = thread; copy < m.slots * runs; copy += 32)
+                    copy_bulk(
+                        shared_address(staged) + copy * run * 4,
+                        m.partial + (copy / runs * m.stride + first + copy % runs) * ROW_WIDTH + base, run * 4, barrier);
             }
-            *reinterpret_cast<uint2 *>(output + target(first + row) * WIDTH + column) =
-                make_uint2(pack_bf16(sum.x, sum.y), pack_bf16(sum.z, sum.w));
+            if (base == 0) merge_weights<THREADS>(part, weights, thread, target, lse);
+            named_sync(1, THREADS);
+            barrier_wait(barrier, phase++ & 1);
+#pragma unroll 1
+            for (int task = thread; task < rows * (WIDTH / 4); task += THREADS) {
+                const int row = task / (WIDTH / 4), column = task % (WIDTH / 4) * 4;
+                float4 sum = {};
+#pragma unroll 4
+                for (int slot = 0; slot < m.slots; ++slot) {
+                    float weight = weights[row * m.slots + slot];
+                    float4 x = *reinterpret_cast<const float4 *>(staged + (slot * rows + row) * WIDTH + column);
+                    sum.x += weight * x.x;
+                    sum.y += weight * x.y;
+                    sum.z += weight * x.z;
+                    sum.w += weight * x.w;
+                }
+                *reinterpret_cast<uint2 *>(output + target(first + row) * ROW_WIDTH + base + column) =
+                    make_uint2(pack_bf16(sum.x, sum.y), pack_bf16(sum.z, sum.w));
+            }
+            named_sync(1, THREADS);
         }
-        named_sync(1, THREADS);
     }
     return phase;
 }

@@ -13,6 +13,11 @@ struct alignas(64) TensorMap {
     u64 words[16];
 };
 
+// Makes the value unknown to the compiler from here on, so that nothing derived from it is computed earlier.
+__device__ __forceinline__ void keep_in_place(u32 &value) {
+    asm volatile("" : "+r"(value));
+}
+
 __device__ __forceinline__ u32 shared_address(const void *pointer) {
     return static_cast<u32>(__cvta_generic_to_shared(pointer));
 }
@@ -127,6 +132,10 @@ __device__ __forceinline__ void prefetch_tile_5d(const TensorMap *map, int c0, i
 // 16 bytes, or 16 zero bytes when `bytes` is 0.
 __device__ __forceinline__ void copy_16(u32 target, const void *source, u32 bytes) {
     asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(target), "l"(source), "r"(bytes) : "memory");
+}
+
+__device__ __forceinline__ void store_shared_4(u32 target, u32 word) {
+    asm volatile("st.shared.b32 [%0], %1;" ::"r"(target), "r"(word) : "memory");
 }
 
 __device__ __forceinline__ void store_shared_zero_16(u32 target) {
@@ -267,24 +276,28 @@ __device__ __forceinline__ void mma_settle(float (&d)[count]) {
 #define APUS_ACC_128(d, i) APUS_ACC_64(d, i), APUS_ACC_64(d, i + 64)
 
 // d[64 x N] (+)= A B with A (64 x 16) and B (16 x N); `accumulate` 0 overwrites d. `ss`: A and B from shared
-// memory, `rs`: A from registers; both with B's reduction along its columns. `rs_columns`: A from registers,
-// B's reduction along its rows.
+// memory, `rs`: A from registers; both with B's reduction along its columns. `ss_columns`, `rs_columns`: B's
+// reduction along its rows.
 template <int N>
 struct Mma;
 
 #define APUS_MMA(N, COUNT, A, B, P, A0, A1, A2, A3, RB, RP)                                                            \
     template <>                                                                                                        \
     struct Mma<N> {                                                                                                    \
-        static __device__ __forceinline__ void ss(float (&d)[COUNT], u64 a, u64 b, int accumulate) {                   \
-            asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" P ", 0;\n"                                               \
-                         "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16 {" APUS_REGS_##COUNT "}, %" A       \
-                         ", %" B ", p, 1, 1, 0, 0;\n}\n"                                                               \
-                         : APUS_ACC_##COUNT(d, 0)                                                                      \
-                         : "l"(a), "l"(b), "r"(accumulate));                                                           \
-        }                                                                                                              \
+        APUS_MMA_SS(ss, "0", N, COUNT, A, B, P)                                                                        \
+        APUS_MMA_SS(ss_columns, "1", N, COUNT, A, B, P)                                                                \
         APUS_MMA_RS(rs, "0", N, COUNT, A0, A1, A2, A3, RB, RP)                                                         \
         APUS_MMA_RS(rs_columns, "1", N, COUNT, A0, A1, A2, A3, RB, RP)                                                 \
     };
+
+#define APUS_MMA_SS(NAME, TRANSPOSED, N, COUNT, A, B, P)                                                               \
+    static __device__ __forceinline__ void NAME(float (&d)[COUNT], u64 a, u64 b, int accumulate) {                     \
+        asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" P ", 0;\n"                                                   \
+                     "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16 {" APUS_REGS_##COUNT "}, %" A           \
+                     ", %" B ", p, 1, 1, 0, " TRANSPOSED ";\n}\n"                                                      \
+                     : APUS_ACC_##COUNT(d, 0)                                                                          \
+                     : "l"(a), "l"(b), "r"(accumulate));                                                               \
+    }
 
 #define APUS_MMA_RS(NAME, TRANSPOSED, N, COUNT, A0, A1, A2, A3, RB, RP)                                                \
     static __device__ __forceinline__ void NAME(                                                                       \

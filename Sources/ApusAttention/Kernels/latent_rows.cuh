@@ -1,0 +1,199 @@
+// What the consumers of the latent decode kernels share: the queries' RoPE part, the products, the ends.
+#pragma once
+
+#include "latent_loads.cuh"
+#include "softmax.cuh"
+
+// Where a tile's row lies in the output, in rows.
+__device__ __forceinline__ long long output_row(const LatentDecode &p, const Piece &piece, int2 tile, int local) {
+    int row = tile.y * TILE_ROWS + local;
+    int token = row / p.heads_per_latent;
+    int head = tile.x * p.heads_per_latent + row - token * p.heads_per_latent;
+    return ((long long)piece.sequence * p.query_tokens + token) * p.query_heads + head;
+}
+
+// The RoPE part of this thread's two query rows, as the operand A of ROPE_STEPS products.
+__device__ __forceinline__ void load_rope_queries(
+    const LatentDecode &p, const Piece &piece, int2 tile, int group, int warp, int lane, u32 (&rope)[4 * ROPE_STEPS]
+) {
+    int rows = p.heads_per_latent * p.query_tokens;
+    const bf16_bits *base =
+        p.query + (long long)piece.sequence * p.query_tokens * p.query_heads * (D_C + D_R) + D_C + (lane % 4) * 2;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        int row = tile.y * TILE_ROWS + group * 64 + warp * 16 + lane / 4 + half * 8;
+        int token = row / p.heads_per_latent;
+        int head = tile.x * p.heads_per_latent + row - token * p.heads_per_latent;
+        const bf16_bits *source = base + ((long long)token * p.query_heads + head) * (D_C + D_R);
+#pragma unroll
+        for (int i = 0; i < 2 * ROPE_STEPS; ++i)
+            rope[4 * (i / 2) + 2 * (i % 2) + half] = row < rows ? *reinterpret_cast<const u32 *>(source + i * 8) : 0;
+    }
+}
+
+// S = Q K^T for one block.
+__device__ __forceinline__ void scores(float (&s)[S_COUNT], u32 query, const u32 (&rope)[4 * ROPE_STEPS], u32 stage) {
+    keep_in_place(query);  // or the compiler keeps a descriptor for every step over all blocks, and spills
+    u64 a = descriptor_rows(query), b = descriptor_rows(stage);
+#pragma unroll
+    for (int panel = 0; panel < C_PANELS; ++panel) {
+#pragma unroll
+        for (int step = 0; step < 4; ++step)
+            Mma<BLOCK_N>::ss(
+                s, a + panel * (64 * 128 / 16) + step * 2, b + panel * (PANEL_BYTES / 16) + step * 2, panel + step > 0);
+    }
+#pragma unroll
+    for (int step = 0; step < ROPE_STEPS; ++step)
+        Mma<BLOCK_N>::rs(
+            s, rope[4 * step], rope[4 * step + 1], rope[4 * step + 2], rope[4 * step + 3],
+            b + C_PANELS * (PANEL_BYTES / 16) + step * 2, 1);
+}
+
+// O (+)= P V for one block; V is O_WIDTH columns of the latents from `stage` on.
+__device__ __forceinline__ void values(float (&o)[O_COUNT], const u32 (&weights)[S_COUNT / 2], u32 stage, int accumulate) {
+    u64 b = descriptor_columns(stage, PANEL_BYTES);
+#pragma unroll
+    for (int step = 0; step < BLOCK_N / 16; ++step)
+        Mma<O_WIDTH>::rs_columns(
+            o, weights[4 * step], weights[4 * step + 1], weights[4 * step + 2], weights[4 * step + 3], b + step * 128,
+            step > 0 ? 1 : accumulate);
+}
+
+// The same with the weights in shared memory, 64 rows of 64 columns.
+__device__ __forceinline__ void values_shared(float (&o)[O_COUNT], u32 weights, u32 stage, int accumulate) {
+    u64 a = descriptor_rows(weights), b = descriptor_columns(stage, PANEL_BYTES);
+#pragma unroll
+    for (int step = 0; step < BLOCK_N / 16; ++step)
+        Mma<O_WIDTH>::ss_columns(o, a + step * 2, b + step * 128, step > 0 ? 1 : accumulate);
+}
+
+// Tokens that this thread's two rows see.
+__device__ __forceinline__ int2 visible_tokens(const LatentDecode &p, const Piece &piece, int2 tile, int group, int warp, int lane) {
+    int row = tile.y * TILE_ROWS + group * 64 + warp * 16 + lane / 4;
+    int before = piece.length - p.query_tokens + 1;
+    return {
+        min(before + row / p.heads_per_latent, piece.length), min(before + (row + 8) / p.heads_per_latent, piece.length)};
+}
+
+__device__ __forceinline__ void wait_block(const Buffers &b, u32 number) {
+    barrier_wait(b.full + 8 * (number % STAGES), (number / STAGES) & 1);
+}
+
+// The rows of the last block behind the sequence's end may hold anything, NaN too: as values they must be 0.
+__device__ __forceinline__ void clear_tail(u32 stage, int valid, int thread) {
+    int chunks = (BLOCK_N - valid) * 8;
+#pragma unroll 1
+    for (int i = thread; i < chunks * C_PANELS; i += CONSUMERS)
+        store_shared_zero_16(stage + (i / chunks) * PANEL_BYTES + valid * 128 + (i % chunks) * 16);
+    fence_async_proxy();
+    named_sync(1, CONSUMERS);
+}
+
+// Four lanes hold 2 columns each of 4 x 8 columns; afterwards lane c of the four holds the 8 columns of the c-th.
+__device__ __forceinline__ uint4 transpose_quad(u32 a, u32 b, u32 c, u32 d, int lane) {
+    bool odd = lane & 1, high = lane & 2;
+    u32 x = __shfl_xor_sync(0xffffffff, odd ? a : b, 1);
+    u32 y = __shfl_xor_sync(0xffffffff, odd ? c : d, 1);
+    u32 p0 = odd ? x : a, p1 = odd ? b : x, p2 = odd ? y : c, p3 = odd ? d : y;
+    u32 u = __shfl_xor_sync(0xffffffff, high ? p0 : p2, 2);
+    u32 v = __shfl_xor_sync(0xffffffff, high ? p1 : p3, 2);
+    return high ? make_uint4(u, v, p2, p3) : make_uint4(p0, p1, u, v);
+}
+
+// This thread's part of a finished piece: columns [column, column + O_WIDTH) of its rows, to the output or, for a
+// cut sequence, among the partial results. `finished` is what finish_row gave.
+__device__ __forceinline__ void write_result(
+    const LatentDecode &p, const Piece &piece, int2 tile, int lane_index, float (&o)[O_COUNT],
+    const float2 (&finished)[2], int group, int column, int thread
+) {
+    const int warp = thread / 32, lane = thread % 32;
+    const int rows = p.heads_per_latent * p.query_tokens;
+    const bool writes_lse = column == 0 && lane % 4 == 0;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        const float inverse = finished[half].x;
+        const int local = group * 64 + warp * 16 + lane / 4 + half * 8;
+        const int row = tile.y * TILE_ROWS + local;
+        const bool valid = row < rows;
+        if (piece.slot >= 0) {
+            if (!valid) continue;
+            const long long index = ((long long)piece.slot * p.lanes + lane_index) * TILE_ROWS + local;
+            if (writes_lse) p.partial_lse[index] = finished[half].y;
+            float *target = p.partial + index * D_C + column + (lane % 4) * 2;
+#pragma unroll
+            for (int i = 0; i < O_COUNT / 4; ++i)
+                *reinterpret_cast<float2 *>(target + i * 8) =
+                    make_float2(o[4 * i + 2 * half] * inverse, o[4 * i + 2 * half + 1] * inverse);
+        } else {
+            const long long index = output_row(p, piece, tile, local);
+            if (valid && writes_lse) p.lse[index] = finished[half].y * 0.69314718055994531f;
+            bf16_bits *target = p.output + index * D_C + column + (lane % 4) * 8;
+#pragma unroll
+            for (int i = 0; i < O_COUNT / 16; ++i) {
+                const float *x = &o[16 * i + 2 * half];
+                uint4 words = transpose_quad(
+                    pack_bf16(x[0] * inverse, x[1] * inverse), pack_bf16(x[4] * inverse, x[5] * inverse),
+                    pack_bf16(x[8] * inverse, x[9] * inverse), pack_bf16(x[12] * inverse, x[13] * inverse), lane);
+                if (valid) *reinterpret_cast<uint4 *>(target + i * 32) = words;
+            }
+        }
+    }
+}
+
+// The cut sequences of this block, at most two; in shared memory.
+struct Partials {
+    Piece pieces[2];
+    SplitItem items[2];
+    u32 arrivals[2];
+};
+
+// At a piece's start: its split is wanted at the end, when a read would be waited for.
+__device__ __forceinline__ void fetch_split(const LatentDecode &p, const Piece &piece, Partials &partials, int number) {
+    if (piece.slot >= 0 && threadIdx.x == 0) copy_16(shared_address(&partials.items[number]), p.splits + piece.split, 16);
+}
+
+// After all consumers have written a partial result: whoever sees the count complete may read them.
+__device__ __forceinline__ void announce_partial(
+    const LatentDecode &p, const Piece &piece, int lane_index, Partials &partials, int number
+) {
+    named_sync(1, CONSUMERS);
+    if (threadIdx.x == 0) {
+        partials.pieces[number] = piece;
+        partials.arrivals[number] = add_release(p.arrivals + piece.split * p.lanes + lane_index);
+    }
+}
+
+// After the last piece all of shared memory serves the merge: weights, then staged partial rows.
+#define MERGE_WEIGHTS 2048
+#define MERGE_BYTES (ROW_GROUPS * Q_BYTES + STAGES * STAGE_BYTES - MERGE_WEIGHTS)
+static_assert(MERGE_BYTES >= 132 * O_WIDTH * 4, "shared memory of the merge");
+
+// Each contributor of a cut item merges its share of the rows. All blocks of the grid are resident (the grid is no
+// larger than the device) and none waits before its own pieces are done.
+__device__ __forceinline__ void merge_partials(
+    const LatentDecode &p, const Buffers &b, unsigned char *memory, int lane_index, Partials &partials, int count
+) {
+    u32 phase = 0;
+    for (int i = 0; i < count; ++i) {
+        if (threadIdx.x == 0) {
+            copies_wait<0>();
+            const int slots = partials.items[i].slots;
+            const u32 *arrivals = p.arrivals + partials.pieces[i].split * p.lanes + lane_index;
+            const u32 goal = (partials.arrivals[i] / slots + 1) * slots;
+            while ((int)(load_acquire(arrivals) - goal) < 0) {}
+        }
+        named_sync(1, CONSUMERS);
+        const Piece piece = partials.pieces[i];
+        const SplitItem item = partials.items[i];
+        const int2 tile = lane_tile(p, piece, lane_index);
+        const int valid = min(TILE_ROWS, p.heads_per_latent * p.query_tokens - tile.y * TILE_ROWS);
+        const int share = piece.slot - item.first_slot;
+        const long long first = ((long long)item.first_slot * p.lanes + lane_index) * TILE_ROWS;
+        MergeRows rows = {
+            p.partial + first * D_C, p.partial_lse + first, (long long)p.lanes * TILE_ROWS, item.slots,
+            valid * share / item.slots, valid * (share + 1) / item.slots};
+        phase = merge_rows<D_C, VALUE_PARTS, CONSUMERS>(
+            rows, reinterpret_cast<float *>(memory), reinterpret_cast<float *>(memory + MERGE_WEIGHTS), MERGE_BYTES,
+            b.merge_full, phase, threadIdx.x, [&](int local) { return output_row(p, piece, tile, local); }, p.output, p.lse);
+    }
+}
