@@ -16,7 +16,7 @@ SOURCES := Package.swift $(shell find Sources -type f)
 override PROMPT := $(if $(value PROMPT),$(value PROMPT),Why is the sky blue?)
 export PROMPT
 
-.PHONY: help run chat build model libraries test lint swift-test script-test fuzz bench clean
+.PHONY: help run chat build model libraries test lint swift-test script-test command-test fuzz bench clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,7 +42,7 @@ $(APUS): $(SOURCES)
 	@$(SWIFT) build -c release --product apus >&2
 	@touch $@
 
-test: lint script-test swift-test  ## lint, build and run every test
+test: lint script-test command-test swift-test  ## lint, build and run every test
 
 lint:  ## check the format of the Swift sources
 	$(SWIFT) format lint --strict --parallel --recursive Sources Tests Package.swift
@@ -51,6 +51,9 @@ script-test:  ## check and test the scripts
 	@Scripts/system_libraries.sh $(LIBRARIES_STAMP) test
 	shellcheck Scripts/*.sh Fuzz/*.sh .ci/run
 	$(PYTHON) -m unittest discover -s Tests/Scripts -v
+
+command-test: build  ## build and run the tests of the command line
+	model=$$($(PYTHON) Scripts/fetch_model.py) && APUS_TEST_MODEL="$$model" $(PYTHON) -m unittest discover -s Tests/Commands -v
 
 swift-test:  ## build and run the Swift tests for release
 	@Scripts/system_libraries.sh $(LIBRARIES_STAMP)
