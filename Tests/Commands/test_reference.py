@@ -36,7 +36,7 @@ class ReferenceTests(unittest.TestCase):
 
 class TokenizeTests(unittest.TestCase):
     def test_lines_come_back(self):
-        lines = ["Hello, world!", "", "  two  spaces\tand a tab", "naïve 東京 🐦 1984", "<|im_start|>"]
+        lines = ["Hello, world!", "", "  two  spaces\tand a tab", "naïve 東京 🐦 1984", "end"]
         code, ids, err = apus("tokenize", MODEL, stdin="\n".join(lines).encode() + b"\n")
         self.assertEqual(code, 0, err)
         self.assertEqual(len(ids.splitlines()), len(lines))

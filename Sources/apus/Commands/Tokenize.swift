@@ -72,7 +72,7 @@ struct Tokenize: ParsableCommand {
 
     private func text(_ line: ArraySlice<UInt8>, _ tokenizer: Tokenizer) throws -> String {
         let array = JSONNode(try JSONValue(parsing: Array(line)), name: "ids")
-        let ids = try array.elements().map { Int32(try $0.int(in: 0...Int(Int32.max))) }
+        let ids = try array.elements().map { Int32(try $0.int(in: 0...(tokenizer.idBound - 1))) }
         let text = tokenizer.decode(ids, skipSpecialTokens: !special)
         return json ? JSONValue.string(text).serialized() : text
     }
