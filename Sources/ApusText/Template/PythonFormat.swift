@@ -345,7 +345,9 @@ extension TemplateInterpreter {
         if name.isEmpty || name.utf8.allSatisfy({ $0 >= 0x30 && $0 <= 0x39 }) {
             let index = Int(name) ?? nextIndex
             if name.isEmpty { nextIndex += 1 }
-            guard arguments.positional.indices.contains(index) else { throw fail("not enough arguments for the format") }
+            guard arguments.positional.indices.contains(index) else {
+                throw fail("not enough arguments for the format")
+            }
             return arguments.positional[index]
         }
         guard let argument = arguments.keyword.first(where: { $0.name == name }) else {

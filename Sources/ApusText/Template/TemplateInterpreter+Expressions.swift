@@ -241,7 +241,8 @@ extension TemplateInterpreter {
                 try charge(bytes: text.utf8.count / 8)
                 let scalars = text.unicodeScalars
                 let offset = position < 0 ? scalars.count + position : position
-                if offset >= 0, let index = scalars.index(scalars.startIndex, offsetBy: offset, limitedBy: scalars.endIndex),
+                if offset >= 0,
+                    let index = scalars.index(scalars.startIndex, offsetBy: offset, limitedBy: scalars.endIndex),
                     index < scalars.endIndex
                 {
                     return .string(String(scalars[index]))

@@ -1,7 +1,7 @@
 /// Filters: what they take and give is told in Jinja's documentation.
 extension TemplateInterpreter {
     func filter(
-        _ name: String, _ value: TemplateValue, _ arguments: TemplateArguments
+        _ name: String, _ value: TemplateValue, _ arguments: TemplateArguments = TemplateArguments()
     ) throws(TemplateError) -> TemplateValue {
         if let result = try generalFilter(name, value, arguments) { return result }
         if let result = try textFilter(name, value, arguments) { return result }
@@ -69,7 +69,7 @@ extension TemplateInterpreter {
         }
         let json: JSONValue
         do {
-            json = try value.json(budget: &work)
+            json = try value.json(sortsKeys: style.sortKeys, budget: &work)
         } catch {
             throw fail("tojson cannot write \(error.reason)")
         }
@@ -82,7 +82,9 @@ extension TemplateInterpreter {
 
     // MARK: Numbers
 
-    private func toInteger(_ value: TemplateValue, _ arguments: TemplateArguments) throws(TemplateError) -> TemplateValue {
+    private func toInteger(_ value: TemplateValue, _ arguments: TemplateArguments) throws(TemplateError)
+        -> TemplateValue
+    {
         let bound = try bind(arguments, ["default", "base"], of: "int")
         let fallback = bound[0] ?? .integer(0)
         switch value {
@@ -98,15 +100,17 @@ extension TemplateInterpreter {
             guard (2...36).contains(base) || base == 0 else { return fallback }
             if let result = Self.parseInteger(text, base: base) { return .integer(result) }
             // As in Jinja, "1.9" is 1.
-            guard let number = Self.parseDouble(text), let result = Int(exactly: number.rounded(.towardZero)) else {
-                return fallback
+            guard let number = Self.parseDouble(text), number.isFinite else { return fallback }
+            guard let result = Int(exactly: number.rounded(.towardZero)) else {
+                throw fail("integers are limited to 64 bits")
             }
             return .integer(result)
         default: return value.integer.map { .integer($0) } ?? fallback
         }
     }
 
-    private func toDouble(_ value: TemplateValue, _ arguments: TemplateArguments) throws(TemplateError) -> TemplateValue {
+    private func toDouble(_ value: TemplateValue, _ arguments: TemplateArguments) throws(TemplateError) -> TemplateValue
+    {
         let bound = try bind(arguments, ["default"], of: "float")
         let fallback = bound[0] ?? .double(0)
         if case .undefined(let undefined) = value { throw fail(undefined.message) }

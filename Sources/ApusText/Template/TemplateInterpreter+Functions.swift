@@ -70,7 +70,8 @@ extension TemplateInterpreter {
         guard step != 0 else { throw fail("the step of a range must not be zero") }
         // Jinja's sandbox has the same limit.
         let limit = 100_000
-        let (distance, overflow) = step > 0 ? stop.subtractingReportingOverflow(start) : start.subtractingReportingOverflow(stop)
+        let (distance, overflow) =
+            step > 0 ? stop.subtractingReportingOverflow(start) : start.subtractingReportingOverflow(stop)
         let isEmpty = step > 0 ? start >= stop : start <= stop
         guard isEmpty || (!overflow && UInt(distance - 1) / step.magnitude < limit) else {
             throw .limit(what: "numbers in a range", limit: limit, at: place)

@@ -41,11 +41,21 @@ extension TemplateInterpreter {
         return result
     }
 
-    /// Parts of text marked safe are safe; what brings other text in would have to escape it.
+    /// Parts of text marked safe are safe; other text that joins it is escaped.
     private func markupMethod(
         _ name: String, _ text: String, _ arguments: TemplateArguments
     ) throws(TemplateError) -> TemplateValue? {
-        guard !["join", "format", "replace"].contains(name) else { return nil }
+        var arguments = arguments
+        switch name {
+        case "format": return nil
+        case "join":
+            var parts: [TemplateValue] = []
+            for part in try iterate(arguments.positional.first ?? .none) { parts.append(try filter("e", part)) }
+            arguments.positional = [try list(parts)]
+        case "replace" where arguments.positional.count > 1:
+            arguments.positional[1] = try filter("e", arguments.positional[1])
+        default: break
+        }
         switch try stringMethod(name, text, arguments) {
         case .string(let result): return .markup(result)
         case .list(let parts): return try list(parts.items.map { $0.text.map { .markup($0) } ?? $0 })

@@ -31,7 +31,9 @@ extension TemplateInterpreter {
     /// Python's `repr(value)`.
     func represented(_ value: TemplateValue) throws(TemplateError) -> String {
         var text = ""
-        guard value.appendRepr(to: &text, budget: &work) else { throw fail("a value of type \(value.typeName) has no text") }
+        guard value.appendRepr(to: &text, budget: &work) else {
+            throw fail("a value of type \(value.typeName) has no text")
+        }
         try checkWork()
         return text
     }

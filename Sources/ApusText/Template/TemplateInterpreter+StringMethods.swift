@@ -97,7 +97,8 @@ extension TemplateInterpreter {
             let fill = try self.text(bound[1], of: name) ?? " "
             guard fill.unicodeScalars.count == 1 else { throw fail("\(name) fills with one character") }
             return .string(
-                try padded(text, to: width, fill: fill, side: name == "center" ? .center : name == "ljust" ? .right : .left))
+                try padded(
+                    text, to: width, fill: fill, side: name == "center" ? .center : name == "ljust" ? .right : .left))
         case "zfill":
             let bound = try bind(arguments, ["width"], required: 1, of: name)
             let sign = text.first.map { $0 == "-" || $0 == "+" } == true ? String(text.prefix(1)) : ""
@@ -153,7 +154,8 @@ extension TemplateInterpreter {
     ) throws(TemplateError) -> String {
         guard start != nil || end != nil else { return text }
         let scalars = Array(text.unicodeScalars)
-        let clamp = { (position: Int) in min(max(position < 0 ? position + scalars.count : position, 0), scalars.count) }
+        let clamp = { (position: Int) in min(max(position < 0 ? position + scalars.count : position, 0), scalars.count)
+        }
         let first = clamp(try integer(start, default: 0, of: name))
         let last = clamp(try integer(end, default: scalars.count, of: name))
         return first < last ? String(scalars[first..<last]) : ""

@@ -22,8 +22,9 @@ extension TemplateInterpreter {
         case "center":
             let bound = try bind(arguments, ["width"], of: name)
             let width = try integer(bound[0], default: 80, of: name)
-            let text = try printed(value)
-            return .string(try padded(text, to: width, fill: " ", side: .center))
+            return try transform(value) { text throws(TemplateError) in
+                try padded(text, to: width, fill: " ", side: .center)
+            }
         case "format":
             guard arguments.positional.isEmpty || arguments.keyword.isEmpty else {
                 throw fail("format takes positional or keyword arguments, not both")
@@ -78,7 +79,8 @@ extension TemplateInterpreter {
         return result
     }
 
-    private func replace(_ value: TemplateValue, _ arguments: TemplateArguments) throws(TemplateError) -> TemplateValue {
+    private func replace(_ value: TemplateValue, _ arguments: TemplateArguments) throws(TemplateError) -> TemplateValue
+    {
         let bound = try bind(arguments, ["old", "new", "count"], required: 2, of: "replace")
         let old = try printed(bound[0] ?? .none)
         let new = try printed(bound[1] ?? .none)

@@ -237,7 +237,9 @@ final class TemplateInterpreter {
     func iterate(_ value: TemplateValue, at place: TemplatePlace? = nil) throws(TemplateError) -> [TemplateValue] {
         if let place { self.place = place }
         if let text = value.text { try charge(bytes: 24 * text.utf8.count) }
-        guard let items = value.iterated else { throw fail("a value of type \(value.typeName) cannot be iterated over") }
+        guard let items = value.iterated else {
+            throw fail("a value of type \(value.typeName) cannot be iterated over")
+        }
         return items
     }
 
@@ -274,6 +276,8 @@ final class TemplateInterpreter {
     func callMacro(
         _ macro: TemplateMacro, _ closure: TemplateScope, _ arguments: TemplateArguments
     ) throws(TemplateError) -> TemplateValue {
+        try enter(at: place)
+        defer { leave() }
         let caller = scope
         let inner = TemplateScope(parent: closure)
         try bind(arguments, to: macro, in: inner)

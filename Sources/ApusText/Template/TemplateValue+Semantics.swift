@@ -248,7 +248,7 @@ extension TemplateValue {
 
     /// The value as Python's `json.dumps` sees it. Every element takes from the budget; without any left the rest is
     /// left out.
-    func json(budget: inout Int, depth: Int = 0) throws(JSONRefusal) -> JSONValue {
+    func json(sortsKeys: Bool, budget: inout Int, depth: Int = 0) throws(JSONRefusal) -> JSONValue {
         guard depth < Self.depthLimit else { throw JSONRefusal(reason: "a container inside itself") }
         budget -= 16
         guard budget > 0 else { return .null }
@@ -262,13 +262,18 @@ extension TemplateValue {
             return .string(text)
         case .list(let list), .tuple(let list):
             var array: [JSONValue] = []
-            for item in list.items { array.append(try item.json(budget: &budget, depth: depth + 1)) }
+            for item in list.items {
+                array.append(try item.json(sortsKeys: sortsKeys, budget: &budget, depth: depth + 1))
+            }
             return .array(array)
         case .dictionary(let dictionary):
             var object = JSONObject()
+            if sortsKeys, dictionary.count > 1, dictionary.entries.contains(where: { $0.key.text == nil }) {
+                throw JSONRefusal(reason: "keys in order that are not all strings")
+            }
             for (key, value) in dictionary.entries {
                 guard let name = key.jsonKey else { throw JSONRefusal(reason: "a key of type \(key.typeName)") }
-                object[name] = try value.json(budget: &budget, depth: depth + 1)
+                object[name] = try value.json(sortsKeys: sortsKeys, budget: &budget, depth: depth + 1)
             }
             return .object(object)
         default: throw JSONRefusal(reason: "a value of type \(typeName)")
