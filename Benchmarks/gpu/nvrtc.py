@@ -10,7 +10,7 @@ KERNELS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../Source
 
 
 def _load():
-    folders = []
+    folders = [os.path.join(os.environ["CUDA_HOME"], "lib")] if "CUDA_HOME" in os.environ else []
     for path in sys.path:
         folders += glob.glob(os.path.join(path, "nvidia/cu13/lib")) + glob.glob(os.path.join(path, "nvidia/cuda_nvrtc/lib"))
     folders += ["/usr/local/cuda/lib64", "/usr/lib/x86_64-linux-gnu"]
@@ -20,7 +20,7 @@ def _load():
         if builtins and library:
             ctypes.CDLL(builtins[0], mode=ctypes.RTLD_GLOBAL)
             return ctypes.CDLL(library[0])
-    raise SystemExit("no NVRTC 13 found in " + ", ".join(folders))
+    raise FileNotFoundError("no NVRTC 13 in " + ", ".join(folders))
 
 
 _nvrtc = None

@@ -9,7 +9,7 @@
 #include "ptx.cuh"
 
 // At most this many slots of one item: a contributor per worker.
-#define MAX_SLOTS 160
+#define MAX_SLOTS 288
 
 struct MergeRows {
     const float *partial;      // of the first slot's first row, [slot x stride][row][width]

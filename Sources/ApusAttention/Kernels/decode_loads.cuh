@@ -1,20 +1,26 @@
-// What the latent decode kernels share: parameters, and the producer warpgroup that brings queries and KV blocks.
+// What the decode kernels share: parameters, and the producer warpgroup that brings queries and KV blocks.
+//
+// The geometry (CacheGeometry): a query head of group g computes
+//   score  = q_shared . shared[g] + q_key . key[g, or the one kept once]
+//   output = softmax(scale score) [shared[g] | value[g]]
+// MLA, GLA: shared = latent, key = the one RoPE key. GTA: shared | value = the tied state, key = the one RoPE key.
+// MHA, GQA, MQA: value and own key.
 //
 // Layouts (elements):
-//   query     [sequence][query token][query head][D_C | D_R], the heads of one latent head adjacent
-//   cache     a page: [latent head][token][D_C], then [token][D_R]; read through the two tensor maps (or, with
-//             GATHER, by row addresses)
-//   output    [sequence][query token][query head][D_C]; lse [sequence][query token][query head], natural log
-//   partial   [slot][lane][tile row][D_C] float32, and its lse (base 2) [slot][lane][tile row];
+//   query     [sequence][query token][query head][shared | key], the heads of one group adjacent
+//   cache     a page: [group][token][shared | value | own key], then [token][once key]; read through the two tensor
+//             maps (or, with GATHER, by row addresses)
+//   output    [sequence][query token][query head][shared | value]; lse [sequence][query token][query head], natural log
+//   partial   [slot][lane][tile row][shared | value] float32, and its lse (base 2) [slot][lane][tile row];
 //             merged at the end of the same launch
 // Query token t of a sequence of `length` tokens sees tokens before length - query_tokens + t + 1.
 //
-// A KV block in shared memory is PANELS panels of 64 columns, BLOCK_N rows of 128 bytes each, the last for the
-// RoPE key; the queries of 64 rows are C_PANELS such panels.
+// A KV block in shared memory is PANELS panels of 64 columns, BLOCK_N rows of 128 bytes each: the rows, then the key
+// kept once. The queries of 64 rows are Q_PANELS such panels; their last columns stay in registers.
 //
-// Set at compile time: D_C (multiple of 64), D_R (multiple of 16, at most 64), PAGE_SIZE, BLOCK_N, STAGES,
-// WARPGROUPS (consumers, 1 or 2), QUERY_TILES (64 is a multiple of the heads of a latent head or divides them, so
-// that the copy engine can bring the queries).
+// Set at compile time: SHARED, VALUE, KEY (multiples of 16), KEY_ONCE, PAGE_SIZE, BLOCK_N, STAGES, WARPGROUPS
+// (consumers, 1 or 2), QUERY_TILES (64 is a multiple of the heads of a group or divides them, so that the copy engine
+// can bring the queries).
 #pragma once
 
 #include "merge.cuh"
@@ -30,27 +36,38 @@
 #ifndef QUERY_TILES
 #define QUERY_TILES 1
 #endif
-#define C_PANELS (D_C / 64)
-#define PANELS (C_PANELS + 1)
-#define ROPE_STEPS (D_R / 16)
+
+#define V_WIDTH (SHARED + VALUE)
+#define ROW_WIDTH (V_WIDTH + (KEY_ONCE ? 0 : KEY))
+#define Q_WIDTH (SHARED + KEY)
+#define ROW_PANELS ((ROW_WIDTH + 63) / 64)
+#define V_PANELS ((V_WIDTH + 63) / 64)
+#define PANELS (ROW_PANELS + KEY_ONCE)
 #define PANEL_BYTES (BLOCK_N * 128)
 #define STAGE_BYTES (PANELS * PANEL_BYTES)
-#define Q_BYTES (C_PANELS * 64 * 128)  // of 64 rows; the queries' RoPE part stays in registers
-#define VALUE_PARTS (D_C > 256 ? 2 : 1)  // warpgroups that share out the columns of one row's output
+#define Q_PANELS ((Q_WIDTH - 1) / 64)
+#define Q_BYTES (Q_PANELS * 64 * 128)  // of 64 rows
+#define TAIL_STEPS ((Q_WIDTH - Q_PANELS * 64) / 16)
+#define VALUE_PARTS (V_WIDTH > 256 ? 2 : 1)  // warpgroups that share out the columns of one row's output
 #define ROW_GROUPS (WARPGROUPS / VALUE_PARTS)
 #define CONSUMERS (WARPGROUPS * 128)
 #define THREADS (CONSUMERS + 128)
 #define TILE_ROWS (ROW_GROUPS * 64)
 #define BOX (PAGE_SIZE < BLOCK_N ? PAGE_SIZE : BLOCK_N)
 #define BOXES (BLOCK_N / BOX)
+#define RAGGED (ROW_WIDTH % 64 != 0)          // the last panel of a row is not full
+#define WHOLE_BOX (BOXES == 1 && !RAGGED)     // one copy brings all panels of a block's rows
 #define S_COUNT (BLOCK_N / 2)
-#define O_WIDTH (D_C / VALUE_PARTS)
+#define O_WIDTH (V_WIDTH / VALUE_PARTS)
 #define O_COUNT (O_WIDTH / 2)
+// Narrow outputs leave room for two blocks on a multiprocessor, whose products and softmax overlap.
+#define RESIDENT (V_WIDTH <= 128 && WARPGROUPS == 1 ? 2 : 1)
 
-static_assert(D_C % 64 == 0 && D_C <= 512 && D_R % 16 == 0 && D_R <= 64, "widths of these kernels");
+static_assert(SHARED % 16 == 0 && VALUE % 16 == 0 && KEY % 16 == 0, "columns come in steps of 16");
+static_assert(V_WIDTH <= 512 && (!KEY_ONCE || KEY <= 64), "widths of these kernels");
 static_assert(GATHER || (PAGE_SIZE % BOX == 0 && BLOCK_N % BOX == 0), "pages and blocks must nest");
 
-struct LatentDecode {
+struct Decode {
     const bf16_bits *query;
     const bf16_bits *cache;
     const int *page_table;  // [sequence][page_stride]
@@ -65,8 +82,8 @@ struct LatentDecode {
     int page_stride;
     int query_tokens;
     int query_heads;
-    int heads_per_latent;
-    int latent_heads;
+    int heads_per_group;
+    int groups;
     int lanes;
     int row_tiles;
     float scale_log2;  // scale x log2(e)
@@ -83,14 +100,14 @@ __device__ __forceinline__ Piece following(const Piece *pieces, const Piece &pie
     return {-1, 0, 0, 0, 0, -1, -1, 0};
 }
 
-// (latent head, row tile) of a lane.
-__device__ __forceinline__ int2 lane_tile(const LatentDecode &p, const Piece &piece, int lane) {
+// (group, row tile) of a lane.
+__device__ __forceinline__ int2 lane_tile(const Decode &p, const Piece &piece, int lane) {
     int tile = piece.outer * p.lanes + lane;
     return {tile / p.row_tiles, tile % p.row_tiles};
 }
 
 struct Maps {
-    const TensorMap *latent, *rope, *query;
+    const TensorMap *rows, *key, *query;
 };
 
 // Addresses in shared memory.
@@ -123,8 +140,8 @@ __device__ __forceinline__ Buffers prepare_buffers(void *memory, u64 *barriers, 
         barrier_init_fence();
         if (QUERY_TILES) prefetch_map(maps.query);
         if (!GATHER) {
-            prefetch_map(maps.latent);
-            prefetch_map(maps.rope);
+            prefetch_map(maps.rows);
+            if (KEY_ONCE) prefetch_map(maps.key);
         }
     }
     __syncthreads();
@@ -133,45 +150,45 @@ __device__ __forceinline__ Buffers prepare_buffers(void *memory, u64 *barriers, 
 
 #if QUERY_TILES
 // The 64 query rows of consumer `group`: (head, token of all sequences) of the first.
-__device__ __forceinline__ int2 query_place(const LatentDecode &p, const Piece &piece, int2 tile, int group) {
+__device__ __forceinline__ int2 query_place(const Decode &p, const Piece &piece, int2 tile, int group) {
     int row = tile.y * TILE_ROWS + group * 64;
-    return {row % p.heads_per_latent, piece.sequence * p.query_tokens + row / p.heads_per_latent};
+    return {row % p.heads_per_group, piece.sequence * p.query_tokens + row / p.heads_per_group};
 }
 
 __device__ __forceinline__ void load_queries(
-    const LatentDecode &p, const TensorMap *map, const Piece &piece, int2 tile, u32 target, u32 barrier
+    const Decode &p, const TensorMap *map, const Piece &piece, int2 tile, u32 target, u32 barrier
 ) {
     barrier_expect(barrier, ROW_GROUPS * Q_BYTES);
     for (int group = 0; group < ROW_GROUPS; ++group) {
         int2 place = query_place(p, piece, tile, group);
-        copy_tile_5d(target + group * Q_BYTES, map, barrier, 0, place.x, place.y, tile.x, 0);
+        if (Q_PANELS > 0) copy_tile_5d(target + group * Q_BYTES, map, barrier, 0, place.x, place.y, tile.x, 0);
     }
 }
 
-// The next piece's queries into L2, RoPE part too, before they are wanted: device memory answers late when busy.
-__device__ __forceinline__ void prefetch_queries(const LatentDecode &p, const TensorMap *map, const Piece &piece, int2 tile) {
+// The next piece's queries into L2, last columns too, before they are wanted: device memory answers late when busy.
+__device__ __forceinline__ void prefetch_queries(const Decode &p, const TensorMap *map, const Piece &piece, int2 tile) {
     for (int group = 0; group < ROW_GROUPS; ++group) {
         int2 place = query_place(p, piece, tile, group);
-        prefetch_tile_5d(map, 0, place.x, place.y, tile.x, 0);
-        prefetch_tile_5d(map, 0, place.x, place.y, tile.x, C_PANELS);
+        if (Q_PANELS > 0) prefetch_tile_5d(map, 0, place.x, place.y, tile.x, 0);
+        if (Q_PANELS > 0 && TAIL_STEPS == 4) prefetch_tile_5d(map, 0, place.x, place.y, tile.x, Q_PANELS);
     }
 }
 #else
 __device__ __forceinline__ void load_queries(
-    const LatentDecode &p, const Piece &piece, int2 tile, u32 target, int thread, int threads
+    const Decode &p, const Piece &piece, int2 tile, u32 target, int thread, int threads
 ) {
-    const int chunks = D_C / 8;
-    int rows = p.heads_per_latent * p.query_tokens;
-    const bf16_bits *base = p.query + (long long)piece.sequence * p.query_tokens * p.query_heads * (D_C + D_R);
+    const int chunks = Q_PANELS * 8;
+    int rows = p.heads_per_group * p.query_tokens;
+    const bf16_bits *base = p.query + (long long)piece.sequence * p.query_tokens * p.query_heads * Q_WIDTH;
 #pragma unroll 1
     for (int i = thread; i < TILE_ROWS * chunks; i += threads) {
         int local = i / chunks, chunk = i % chunks;
         int row = tile.y * TILE_ROWS + local;
-        int token = row / p.heads_per_latent;
-        int head = tile.x * p.heads_per_latent + row - token * p.heads_per_latent;
+        int token = row / p.heads_per_group;
+        int head = tile.x * p.heads_per_group + row - token * p.heads_per_group;
         bool valid = row < rows;
         const bf16_bits *source =
-            valid ? base + ((long long)token * p.query_heads + head) * (D_C + D_R) + chunk * 8 : p.query;
+            valid ? base + ((long long)token * p.query_heads + head) * Q_WIDTH + chunk * 8 : p.query;
         int in_group = local % 64;
         u32 address = target + (local / 64) * Q_BYTES + (chunk / 8) * (64 * 128) + in_group * 128
             + (((chunk % 8) ^ (in_group % 8)) << 4);
@@ -185,10 +202,10 @@ __device__ __forceinline__ void load_queries(
 // computes where one row lies, its page looked up a block ahead, and hands it to the lanes that copy the row.
 #define WARP_ROWS (BLOCK_N / 4)
 #define GATHER_LAG (STAGES - 2)
-#define ROW_COPIES (D_C / 8)
-#define ROW_LANES (ROW_COPIES <= 16 ? 16 : 32)  // lanes that copy one row
-#define KEY_LANES (D_R / 8 <= 4 ? 4 : 8)
-#define GATHER_UNROLL (WARPGROUPS == 1 ? WARP_ROWS : VALUE_PARTS == 1 ? 8 : 2)  // as registers allow
+#define ROW_COPIES (ROW_WIDTH / 8)
+#define ROW_LANES (ROW_COPIES <= 8 ? 8 : ROW_COPIES <= 16 ? 16 : 32)  // lanes that copy one row
+#define KEY_LANES (KEY / 8 <= 4 ? 4 : 8)
+#define GATHER_UNROLL (VALUE_PARTS == 2 ? 2 : RESIDENT == 2 ? 4 : WARPGROUPS == 2 ? 8 : WARP_ROWS)  // as registers allow
 
 __device__ __forceinline__ int gather_page(const int *table, int length, int block, int warp, int lane) {
     int token = block * BLOCK_N + warp * WARP_ROWS + lane % WARP_ROWS;
@@ -196,14 +213,16 @@ __device__ __forceinline__ int gather_page(const int *table, int length, int blo
 }
 
 __device__ __forceinline__ void gather_block(
-    const LatentDecode &p, int page, int length, int latent, int block, u32 stage, int warp, int lane
+    const Decode &p, int page, int length, int group, int block, u32 stage, int warp, int lane
 ) {
     const int first = block * BLOCK_N + warp * WARP_ROWS;
     const int inside = length - first;  // rows of this warp that exist
     const int in_page = (first + lane % WARP_ROWS) % PAGE_SIZE;
     const bf16_bits *plane = p.cache + page * p.page_elements;
-    const u64 row_source = (u64)(plane + (latent * PAGE_SIZE + in_page) * D_C);
-    const u64 key_source = (u64)(plane + p.latent_heads * PAGE_SIZE * D_C + in_page * D_R);
+    const u64 row_source = (u64)(plane + (group * PAGE_SIZE + in_page) * ROW_WIDTH);
+#if KEY_ONCE
+    const u64 key_source = (u64)(plane + p.groups * PAGE_SIZE * ROW_WIDTH + in_page * KEY);
+#endif
     const u32 target = stage + warp * (WARP_ROWS * 128);
     {
         const int row_offset = lane / ROW_LANES;
@@ -218,23 +237,25 @@ __device__ __forceinline__ void gather_block(
                     (const void *)(source + chunk * 16), row < inside ? 16 : 0);
         }
     }
+#if KEY_ONCE
     const int chunk = lane % KEY_LANES;
 #pragma unroll
     for (int base = 0; base < WARP_ROWS; base += 32 / KEY_LANES) {
         int row = base + lane / KEY_LANES;
         u64 source = __shfl_sync(0xffffffff, key_source, row) + chunk * 16;
-        if (chunk < D_R / 8)
+        if (chunk < KEY / 8)
             copy_16(
-                target + C_PANELS * PANEL_BYTES + row * 128 + ((chunk ^ row) % 8 << 4), (const void *)source,
+                target + ROW_PANELS * PANEL_BYTES + row * 128 + ((chunk ^ row) % 8 << 4), (const void *)source,
                 row < inside ? 16 : 0);
     }
+#endif
 }
 #endif
 
 #if GATHER
 // All producer warps: queries and blocks of the pieces from `index` on.
 __device__ __forceinline__ void produce(
-    const LatentDecode &p, const Maps &maps, const Buffers &b, int index, int lane_index, int thread
+    const Decode &p, const Maps &maps, const Buffers &b, int index, int lane_index, int thread
 ) {
     const int warp = thread / 32, lane = thread % 32;
 u32 filled = 0, piece_count = 0;
@@ -289,7 +310,7 @@ while (index >= 0) {
 #else
 // One warp: the blocks of the pieces from `index` on.
 __device__ __forceinline__ void produce_blocks(
-    const LatentDecode &p, const Maps &maps, const Buffers &b, int index, int lane_index, int lane
+    const Decode &p, const Maps &maps, const Buffers &b, int index, int lane_index, int lane
 ) {
     u32 filled = 0;
     while (index >= 0) {
@@ -310,18 +331,19 @@ __device__ __forceinline__ void produce_blocks(
             __syncwarp();
             if (page >= 0) {
                 u32 target = b.stages + slot * STAGE_BYTES;
-                if (BOXES == 1) {
-                    copy_tile_5d(target, maps.latent, b.full + 8 * slot, 0, token % PAGE_SIZE, 0, tile.x, page);
+                if (WHOLE_BOX) {
+                    copy_tile_5d(target, maps.rows, b.full + 8 * slot, 0, token % PAGE_SIZE, 0, tile.x, page);
                 } else {
-                    // A box of fewer rows than the block cannot hold several panels.
-                    for (int panel = 0; panel < C_PANELS; ++panel)
+                    // A box of fewer rows than the block cannot hold several panels, nor columns that are not there.
+                    for (int panel = 0; panel < ROW_PANELS; ++panel)
                         copy_tile_5d(
-                            target + panel * PANEL_BYTES + lane * (BOX * 128), maps.latent, b.full + 8 * slot, 0,
-                            token % PAGE_SIZE, panel, tile.x, page);
+                            target + panel * PANEL_BYTES + lane * (BOX * 128), maps.rows, b.full + 8 * slot,
+                            RAGGED ? panel * 64 : 0, token % PAGE_SIZE, RAGGED ? 0 : panel, tile.x, page);
                 }
-                copy_tile_3d(
-                    target + C_PANELS * PANEL_BYTES + lane * (BOX * 128), maps.rope, b.full + 8 * slot, 0,
-                    token % PAGE_SIZE, page);
+                if (KEY_ONCE)
+                    copy_tile_3d(
+                        target + ROW_PANELS * PANEL_BYTES + lane * (BOX * 128), maps.key, b.full + 8 * slot, 0,
+                        token % PAGE_SIZE, page);
             }
             token = below;
             page = next_page;
@@ -339,7 +361,7 @@ __device__ __forceinline__ void produce_blocks(
 
 // One thread, or three warps where the copy engine cannot bring the queries.
 __device__ __forceinline__ void produce_queries(
-    const LatentDecode &p, const Maps &maps, const Buffers &b, int index, int lane_index, int thread
+    const Decode &p, const Maps &maps, const Buffers &b, int index, int lane_index, int thread
 ) {
     u32 piece_count = 0;
     while (index >= 0) {
@@ -358,7 +380,7 @@ __device__ __forceinline__ void produce_queries(
 }
 
 __device__ __forceinline__ void produce(
-    const LatentDecode &p, const Maps &maps, const Buffers &b, int index, int lane_index, int thread
+    const Decode &p, const Maps &maps, const Buffers &b, int index, int lane_index, int thread
 ) {
     if (thread < 32) produce_blocks(p, maps, b, index, lane_index, thread);
     else if (!QUERY_TILES || thread == 32) produce_queries(p, maps, b, index, lane_index, thread);

@@ -1,55 +1,60 @@
-// What the consumers of the latent decode kernels share: the queries' RoPE part, the products, the ends.
+// What the consumers of the decode kernels share: the queries' last columns, the products, the ends.
 #pragma once
 
-#include "latent_loads.cuh"
+#include "decode_loads.cuh"
 #include "softmax.cuh"
 
 // Where a tile's row lies in the output, in rows.
-__device__ __forceinline__ long long output_row(const LatentDecode &p, const Piece &piece, int2 tile, int local) {
+__device__ __forceinline__ long long output_row(const Decode &p, const Piece &piece, int2 tile, int local) {
     int row = tile.y * TILE_ROWS + local;
-    int token = row / p.heads_per_latent;
-    int head = tile.x * p.heads_per_latent + row - token * p.heads_per_latent;
+    int token = row / p.heads_per_group;
+    int head = tile.x * p.heads_per_group + row - token * p.heads_per_group;
     return ((long long)piece.sequence * p.query_tokens + token) * p.query_heads + head;
 }
 
-// The RoPE part of this thread's two query rows, as the operand A of ROPE_STEPS products.
-__device__ __forceinline__ void load_rope_queries(
-    const LatentDecode &p, const Piece &piece, int2 tile, int group, int warp, int lane, u32 (&rope)[4 * ROPE_STEPS]
+// The last columns of this thread's two query rows, as the operand A of TAIL_STEPS products.
+__device__ __forceinline__ void load_tail_queries(
+    const Decode &p, const Piece &piece, int2 tile, int group, int warp, int lane, u32 (&tail)[4 * TAIL_STEPS]
 ) {
-    int rows = p.heads_per_latent * p.query_tokens;
+    int rows = p.heads_per_group * p.query_tokens;
     const bf16_bits *base =
-        p.query + (long long)piece.sequence * p.query_tokens * p.query_heads * (D_C + D_R) + D_C + (lane % 4) * 2;
+        p.query + (long long)piece.sequence * p.query_tokens * p.query_heads * Q_WIDTH + Q_PANELS * 64 + (lane % 4) * 2;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
         int row = tile.y * TILE_ROWS + group * 64 + warp * 16 + lane / 4 + half * 8;
-        int token = row / p.heads_per_latent;
-        int head = tile.x * p.heads_per_latent + row - token * p.heads_per_latent;
-        const bf16_bits *source = base + ((long long)token * p.query_heads + head) * (D_C + D_R);
+        int token = row / p.heads_per_group;
+        int head = tile.x * p.heads_per_group + row - token * p.heads_per_group;
+        const bf16_bits *source = base + ((long long)token * p.query_heads + head) * Q_WIDTH;
 #pragma unroll
-        for (int i = 0; i < 2 * ROPE_STEPS; ++i)
-            rope[4 * (i / 2) + 2 * (i % 2) + half] = row < rows ? *reinterpret_cast<const u32 *>(source + i * 8) : 0;
+        for (int i = 0; i < 2 * TAIL_STEPS; ++i)
+            tail[4 * (i / 2) + 2 * (i % 2) + half] = row < rows ? *reinterpret_cast<const u32 *>(source + i * 8) : 0;
     }
+}
+
+// Where in a block the 16 key columns lie that meet the query columns from `column` on, in units of 16 bytes.
+__device__ constexpr int key_place(int column) {
+    int shared = column < SHARED;
+    int in_row = shared ? column : V_WIDTH + column - SHARED;
+    int once = KEY_ONCE && !shared;
+    int panel = once ? ROW_PANELS : in_row / 64, in_panel = once ? column - SHARED : in_row % 64;
+    return panel * (PANEL_BYTES / 16) + in_panel / 8;
 }
 
 // S = Q K^T for one block.
-__device__ __forceinline__ void scores(float (&s)[S_COUNT], u32 query, const u32 (&rope)[4 * ROPE_STEPS], u32 stage) {
+__device__ __forceinline__ void scores(float (&s)[S_COUNT], u32 query, const u32 (&tail)[4 * TAIL_STEPS], u32 stage) {
     keep_in_place(query);  // or the compiler keeps a descriptor for every step over all blocks, and spills
     u64 a = descriptor_rows(query), b = descriptor_rows(stage);
 #pragma unroll
-    for (int panel = 0; panel < C_PANELS; ++panel) {
+    for (int step = 0; step < Q_PANELS * 4; ++step)
+        Mma<BLOCK_N>::ss(s, a + step / 4 * (64 * 128 / 16) + step % 4 * 2, b + key_place(step * 16), step > 0);
 #pragma unroll
-        for (int step = 0; step < 4; ++step)
-            Mma<BLOCK_N>::ss(
-                s, a + panel * (64 * 128 / 16) + step * 2, b + panel * (PANEL_BYTES / 16) + step * 2, panel + step > 0);
-    }
-#pragma unroll
-    for (int step = 0; step < ROPE_STEPS; ++step)
+    for (int step = 0; step < TAIL_STEPS; ++step)
         Mma<BLOCK_N>::rs(
-            s, rope[4 * step], rope[4 * step + 1], rope[4 * step + 2], rope[4 * step + 3],
-            b + C_PANELS * (PANEL_BYTES / 16) + step * 2, 1);
+            s, tail[4 * step], tail[4 * step + 1], tail[4 * step + 2], tail[4 * step + 3],
+            b + key_place((Q_PANELS * 4 + step) * 16), Q_PANELS > 0 || step > 0);
 }
 
-// O (+)= P V for one block; V is O_WIDTH columns of the latents from `stage` on.
+// O (+)= P V for one block; V is O_WIDTH columns from `stage` on.
 __device__ __forceinline__ void values(float (&o)[O_COUNT], const u32 (&weights)[S_COUNT / 2], u32 stage, int accumulate) {
     u64 b = descriptor_columns(stage, PANEL_BYTES);
 #pragma unroll
@@ -68,11 +73,11 @@ __device__ __forceinline__ void values_shared(float (&o)[O_COUNT], u32 weights, 
 }
 
 // Tokens that this thread's two rows see.
-__device__ __forceinline__ int2 visible_tokens(const LatentDecode &p, const Piece &piece, int2 tile, int group, int warp, int lane) {
+__device__ __forceinline__ int2 visible_tokens(const Decode &p, const Piece &piece, int2 tile, int group, int warp, int lane) {
     int row = tile.y * TILE_ROWS + group * 64 + warp * 16 + lane / 4;
     int before = piece.length - p.query_tokens + 1;
     return {
-        min(before + row / p.heads_per_latent, piece.length), min(before + (row + 8) / p.heads_per_latent, piece.length)};
+        min(before + row / p.heads_per_group, piece.length), min(before + (row + 8) / p.heads_per_group, piece.length)};
 }
 
 __device__ __forceinline__ void wait_block(const Buffers &b, u32 number) {
@@ -83,7 +88,7 @@ __device__ __forceinline__ void wait_block(const Buffers &b, u32 number) {
 __device__ __forceinline__ void clear_tail(u32 stage, int valid, int thread) {
     int chunks = (BLOCK_N - valid) * 8;
 #pragma unroll 1
-    for (int i = thread; i < chunks * C_PANELS; i += CONSUMERS)
+    for (int i = thread; i < chunks * V_PANELS; i += CONSUMERS)
         store_shared_zero_16(stage + (i / chunks) * PANEL_BYTES + valid * 128 + (i % chunks) * 16);
     fence_async_proxy();
     named_sync(1, CONSUMERS);
@@ -103,11 +108,11 @@ __device__ __forceinline__ uint4 transpose_quad(u32 a, u32 b, u32 c, u32 d, int 
 // This thread's part of a finished piece: columns [column, column + O_WIDTH) of its rows, to the output or, for a
 // cut sequence, among the partial results. `finished` is what finish_row gave.
 __device__ __forceinline__ void write_result(
-    const LatentDecode &p, const Piece &piece, int2 tile, int lane_index, float (&o)[O_COUNT],
+    const Decode &p, const Piece &piece, int2 tile, int lane_index, float (&o)[O_COUNT],
     const float2 (&finished)[2], int group, int column, int thread
 ) {
     const int warp = thread / 32, lane = thread % 32;
-    const int rows = p.heads_per_latent * p.query_tokens;
+    const int rows = p.heads_per_group * p.query_tokens;
     const bool writes_lse = column == 0 && lane % 4 == 0;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -119,7 +124,7 @@ __device__ __forceinline__ void write_result(
             if (!valid) continue;
             const long long index = ((long long)piece.slot * p.lanes + lane_index) * TILE_ROWS + local;
             if (writes_lse) p.partial_lse[index] = finished[half].y;
-            float *target = p.partial + index * D_C + column + (lane % 4) * 2;
+            float *target = p.partial + index * V_WIDTH + column + (lane % 4) * 2;
 #pragma unroll
             for (int i = 0; i < O_COUNT / 4; ++i)
                 *reinterpret_cast<float2 *>(target + i * 8) =
@@ -127,7 +132,7 @@ __device__ __forceinline__ void write_result(
         } else {
             const long long index = output_row(p, piece, tile, local);
             if (valid && writes_lse) p.lse[index] = finished[half].y * 0.69314718055994531f;
-            bf16_bits *target = p.output + index * D_C + column + (lane % 4) * 8;
+            bf16_bits *target = p.output + index * V_WIDTH + column + (lane % 4) * 8;
 #pragma unroll
             for (int i = 0; i < O_COUNT / 16; ++i) {
                 const float *x = &o[16 * i + 2 * half];
@@ -148,13 +153,13 @@ struct Partials {
 };
 
 // At a piece's start: its split is wanted at the end, when a read would be waited for.
-__device__ __forceinline__ void fetch_split(const LatentDecode &p, const Piece &piece, Partials &partials, int number) {
+__device__ __forceinline__ void fetch_split(const Decode &p, const Piece &piece, Partials &partials, int number) {
     if (piece.slot >= 0 && threadIdx.x == 0) copy_16(shared_address(&partials.items[number]), p.splits + piece.split, 16);
 }
 
 // After all consumers have written a partial result: whoever sees the count complete may read them.
 __device__ __forceinline__ void announce_partial(
-    const LatentDecode &p, const Piece &piece, int lane_index, Partials &partials, int number
+    const Decode &p, const Piece &piece, int lane_index, Partials &partials, int number
 ) {
     named_sync(1, CONSUMERS);
     if (threadIdx.x == 0) {
@@ -166,12 +171,13 @@ __device__ __forceinline__ void announce_partial(
 // After the last piece all of shared memory serves the merge: weights, then staged partial rows.
 #define MERGE_WEIGHTS 2048
 #define MERGE_BYTES (ROW_GROUPS * Q_BYTES + STAGES * STAGE_BYTES - MERGE_WEIGHTS)
-static_assert(MERGE_BYTES >= 132 * O_WIDTH * 4, "shared memory of the merge");
+#define MERGE_PARTS (VALUE_PARTS * RESIDENT)
+static_assert(MERGE_BYTES >= 132 * RESIDENT * (V_WIDTH / MERGE_PARTS) * 4, "shared memory of the merge");
 
 // Each contributor of a cut item merges its share of the rows. All blocks of the grid are resident (the grid is no
 // larger than the device) and none waits before its own pieces are done.
 __device__ __forceinline__ void merge_partials(
-    const LatentDecode &p, const Buffers &b, unsigned char *memory, int lane_index, Partials &partials, int count
+    const Decode &p, const Buffers &b, unsigned char *memory, int lane_index, Partials &partials, int count
 ) {
     u32 phase = 0;
     for (int i = 0; i < count; ++i) {
@@ -186,13 +192,13 @@ __device__ __forceinline__ void merge_partials(
         const Piece piece = partials.pieces[i];
         const SplitItem item = partials.items[i];
         const int2 tile = lane_tile(p, piece, lane_index);
-        const int valid = min(TILE_ROWS, p.heads_per_latent * p.query_tokens - tile.y * TILE_ROWS);
+        const int valid = min(TILE_ROWS, p.heads_per_group * p.query_tokens - tile.y * TILE_ROWS);
         const int share = piece.slot - item.first_slot;
         const long long first = ((long long)item.first_slot * p.lanes + lane_index) * TILE_ROWS;
         MergeRows rows = {
-            p.partial + first * D_C, p.partial_lse + first, (long long)p.lanes * TILE_ROWS, item.slots,
+            p.partial + first * V_WIDTH, p.partial_lse + first, (long long)p.lanes * TILE_ROWS, item.slots,
             valid * share / item.slots, valid * (share + 1) / item.slots};
-        phase = merge_rows<D_C, VALUE_PARTS, CONSUMERS>(
+        phase = merge_rows<V_WIDTH, MERGE_PARTS, CONSUMERS>(
             rows, reinterpret_cast<float *>(memory), reinterpret_cast<float *>(memory + MERGE_WEIGHTS), MERGE_BYTES,
             b.merge_full, phase, threadIdx.x, [&](int local) { return output_row(p, piece, tile, local); }, p.output, p.lse);
     }

@@ -1,15 +1,15 @@
-// Decode attention over a paged latent cache of width 257 to 512 (MLA): as latent_decode.cu, for outputs too wide for
-// the registers of one warpgroup. Layouts: latent_loads.cuh.
+// Decode attention over a paged cache whose output is 257 to 512 wide (MLA): as decode.cu, for outputs too wide for the
+// registers of one warpgroup. Geometry and layouts: decode_loads.cuh.
 //
 // Schedule: a tile of 64 rows. Warpgroup 0 computes the scores and their softmax, and hands the weights (bf16) and the
 // factors that the output must take through shared memory to warpgroup 1; each multiplies them with its half of the
-// columns of the latent. P V of block i-1 is issued before Q K^T of block i, so that the buffer of i-1 is refilled
-// while the scores and the softmax of block i run: a block is large (72 KiB at 512 + 64) and only two fit.
+// output's columns. P V of block i-1 is issued before Q K^T of block i, so that the buffer of i-1 is refilled while the
+// scores and the softmax of block i run: a block is large (72 KiB for MLA's 512 + 64) and only two fit.
 //
-// Floor: KV bytes over bandwidth, or 2 x rows x tokens x (2 D_C + D_R) operations over rate.
-#include "latent_rows.cuh"
+// Floor: KV bytes over bandwidth, or 2 x rows x tokens x (Q_WIDTH + V_WIDTH) operations over rate.
+#include "decode_rows.cuh"
 
-static_assert(VALUE_PARTS == 2 && WARPGROUPS == 2 && BLOCK_N == 64, "settings of this kernel");
+static_assert(VALUE_PARTS == 2 && O_WIDTH % 64 == 0 && WARPGROUPS == 2 && BLOCK_N == 64, "settings of this kernel");
 
 #define WEIGHTS_READY 2
 #define WEIGHTS_FREE 3
@@ -39,9 +39,9 @@ __device__ __forceinline__ float2 read_factors(const Handover &h, int warp, int 
     return {h.factors[warp * 16 + lane / 4], h.factors[warp * 16 + lane / 4 + 8]};
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1) latent_decode_wide(
-    const __grid_constant__ TensorMap latent_map, const __grid_constant__ TensorMap rope_map,
-    const __grid_constant__ TensorMap query_map, const __grid_constant__ LatentDecode p
+extern "C" __global__ void __launch_bounds__(THREADS, 1) decode_wide(
+    const __grid_constant__ TensorMap rows_map, const __grid_constant__ TensorMap key_map,
+    const __grid_constant__ TensorMap query_map, const __grid_constant__ Decode p
 ) {
     extern __shared__ __align__(1024) unsigned char memory[];
     __shared__ alignas(8) u64 barriers[BARRIERS];
@@ -49,7 +49,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) latent_decode_wide(
     __shared__ float factors[64];
     const int warpgroup = threadIdx.x / 128, thread = threadIdx.x % 128, warp = thread / 32, lane = thread % 32;
     const int lane_index = blockIdx.x % p.lanes, index = blockIdx.x / p.lanes;
-    const Maps maps = {&latent_map, &rope_map, &query_map};
+    const Maps maps = {&rows_map, &key_map, &query_map};
     const Buffers b = prepare_buffers(memory, barriers, maps);
     const Handover handover = {b.stages + STAGES * STAGE_BYTES, factors};
     grid_launch_dependents();
@@ -69,8 +69,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) latent_decode_wide(
         u32 piece_count = 0;
         float s[S_COUNT];
         u32 weights[S_COUNT / 2];
-        u32 rope[4 * ROPE_STEPS];
-        if (piece.sequence >= 0) load_rope_queries(p, piece, lane_tile(p, piece, lane_index), 0, warp, lane, rope);
+        u32 tail[4 * TAIL_STEPS];
+        if (piece.sequence >= 0) load_tail_queries(p, piece, lane_tile(p, piece, lane_index), 0, warp, lane, tail);
         while (piece.sequence >= 0) {
             const int2 tile = lane_tile(p, piece, lane_index);
             RowState state = {{-infinity(), -infinity()}, {0.0f, 0.0f}};
@@ -88,7 +88,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) latent_decode_wide(
                 const int valid = piece.length - block * BLOCK_N;
                 if (valid < BLOCK_N) clear_tail(stage, valid, threadIdx.x);
                 mma_fence();
-                scores(s, b.query, rope, stage);
+                scores(s, b.query, tail, stage);
                 mma_commit();
                 mma_wait<0>();
                 mma_settle(s);
@@ -113,7 +113,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) latent_decode_wide(
                     mma_commit();
                     wait_block(b, next);
                     mma_fence();
-                    scores(s, b.query, rope, next_stage);
+                    scores(s, b.query, tail, next_stage);
                     mma_commit();
                     mma_wait<1>();
                     mma_settle(o);
@@ -144,7 +144,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) latent_decode_wide(
             write_factors(handover, {finished[0].x, finished[1].x}, warp, lane);
             named_arrive(WEIGHTS_READY, CONSUMERS);
             if (next_piece.sequence >= 0)
-                load_rope_queries(p, next_piece, lane_tile(p, next_piece, lane_index), 0, warp, lane, rope);
+                load_tail_queries(p, next_piece, lane_tile(p, next_piece, lane_index), 0, warp, lane, tail);
             write_result(p, piece, tile, lane_index, o, finished, 0, 0, thread);
             if (piece.slot >= 0) announce_partial(p, piece, lane_index, partials, cut++);
             piece = next_piece;
@@ -167,7 +167,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) latent_decode_wide(
                 named_sync(WEIGHTS_READY, CONSUMERS);
                 if (accumulate) rescale(o, read_factors(handover, warp, lane));
                 mma_fence();
-                values_shared(o, handover.weights, stage + C_PANELS / 2 * PANEL_BYTES, accumulate);
+                values_shared(o, handover.weights, stage + O_WIDTH / 64 * PANEL_BYTES, accumulate);
                 mma_commit();
                 mma_wait<0>();
                 mma_settle(o);

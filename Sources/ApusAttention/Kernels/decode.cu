@@ -1,40 +1,43 @@
-// Decode attention over a paged latent cache of width up to 256 (GLA, small MLA):
-// S = q_c c^T + q_R k_R^T, O = softmax(scale S) c. The latent c of a token is key and value at once.
-// All bf16, float32 accumulation. Layouts: latent_loads.cuh.
+// Decode attention over a paged cache of any CacheGeometry whose output is at most 256 wide.
+// bf16, float32 accumulation. Geometry and layouts: decode_loads.cuh.
 //
-// Schedule: rows are query tokens x heads of one latent head, 64 to a consumer warpgroup. The producer brings blocks
-// of BLOCK_N tokens through STAGES buffers; each block is read once and is K and V of both products. Consumers issue
+// Schedule: rows are query tokens x heads of one group, 64 to a consumer warpgroup. The producer brings blocks of
+// BLOCK_N tokens through STAGES buffers; each block is read once, what is key and value at once too. Consumers issue
 // P V of block i-1, then Q K^T of block i, so that the buffer of i-1 is free early; the softmax of one warpgroup runs
-// under the products of the other, which take turns.
+// under the products of the other, which take turns, or under those of the other block on the multiprocessor.
 //
-// Floor: KV bytes over bandwidth, or 2 x rows x tokens x (2 D_C + D_R) operations over rate.
-#include "latent_rows.cuh"
+// Floor: KV bytes over bandwidth, or 2 x rows x tokens x (Q_WIDTH + V_WIDTH) operations over rate.
+#include "decode_rows.cuh"
 
 static_assert(VALUE_PARTS == 1 && STAGES >= 3, "settings of this kernel");
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1) latent_decode(
-    const __grid_constant__ TensorMap latent_map, const __grid_constant__ TensorMap rope_map,
-    const __grid_constant__ TensorMap query_map, const __grid_constant__ LatentDecode p
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) decode(
+    const __grid_constant__ TensorMap rows_map, const __grid_constant__ TensorMap key_map,
+    const __grid_constant__ TensorMap query_map, const __grid_constant__ Decode p
 ) {
     extern __shared__ __align__(1024) unsigned char memory[];
     __shared__ alignas(8) u64 barriers[BARRIERS];
     __shared__ Partials partials;
     const int warpgroup = threadIdx.x / 128, thread = threadIdx.x % 128, warp = thread / 32, lane = thread % 32;
     const int lane_index = blockIdx.x % p.lanes, index = blockIdx.x / p.lanes;
-    const Maps maps = {&latent_map, &rope_map, &query_map};
+    const Maps maps = {&rows_map, &key_map, &query_map};
     const Buffers b = prepare_buffers(memory, barriers, maps);
     grid_launch_dependents();
     grid_wait();
 
     if (warpgroup == WARPGROUPS) {
-#if WARPGROUPS == 2
+#if WARPGROUPS == 2 || RESIDENT == 2
         registers_shrink<GATHER ? 56 : 40>();
 #endif
         produce(p, maps, b, index, lane_index, thread);
         return;
     }
-#if WARPGROUPS == 2
+#if RESIDENT == 2
+    registers_grow<GATHER ? 200 : 216>();
+#elif WARPGROUPS == 2
     registers_grow<GATHER ? 224 : 232>();
+#endif
+#if WARPGROUPS == 2
     if (warpgroup == 1) named_arrive(2, CONSUMERS);  // the first turn is warpgroup 0's
 #endif
     const u32 query = b.query + warpgroup * Q_BYTES;
@@ -42,9 +45,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) latent_decode(
     float o[O_COUNT];
     float s[S_COUNT];
     u32 weights[S_COUNT / 2];
-    u32 rope[4 * ROPE_STEPS];
+    u32 tail[4 * TAIL_STEPS];
     Piece piece = load_piece(p.pieces, index);
-    if (piece.sequence >= 0) load_rope_queries(p, piece, lane_tile(p, piece, lane_index), warpgroup, warp, lane, rope);
+    if (piece.sequence >= 0) load_tail_queries(p, piece, lane_tile(p, piece, lane_index), warpgroup, warp, lane, tail);
     int cut = 0;
     while (piece.sequence >= 0) {
         const int2 tile = lane_tile(p, piece, lane_index);
@@ -64,7 +67,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) latent_decode(
             const int valid = piece.length - block * BLOCK_N;
             if (valid < BLOCK_N) clear_tail(stage, valid, threadIdx.x);
             mma_fence();
-            scores(s, query, rope, stage);
+            scores(s, query, tail, stage);
             mma_commit();
             mma_wait<0>();
             mma_settle(s);
@@ -82,7 +85,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) latent_decode(
                 mma_commit();
                 wait_block(b, next);
                 mma_fence();
-                scores(s, query, rope, next_stage);
+                scores(s, query, tail, next_stage);
                 mma_commit();
                 if (WARPGROUPS == 2) named_arrive(3 - warpgroup, CONSUMERS);
                 mma_wait<1>();
@@ -114,7 +117,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) latent_decode(
             for (int i = 0; i < O_COUNT; ++i) o[i] = 0.0f;
         }
         if (next_piece.sequence >= 0)
-            load_rope_queries(p, next_piece, lane_tile(p, next_piece, lane_index), warpgroup, warp, lane, rope);
+            load_tail_queries(p, next_piece, lane_tile(p, next_piece, lane_index), warpgroup, warp, lane, tail);
         const float2 finished[2] = {finish_row(state, 0), finish_row(state, 1)};
         write_result(p, piece, tile, lane_index, o, finished, warpgroup, 0, thread);
         if (piece.slot >= 0) announce_partial(p, piece, lane_index, partials, cut++);
