@@ -71,7 +71,7 @@ public struct DecodeBenchmark {
                 for sequence in sequences {
                     var left = prompt
                     while left > 0 {
-                        let count = min(left, TextSession.prefillChunk)
+                        let count = min(left, DecodeSession.prefillChunk)
                         left -= count
                         let tokens = (0..<count).map { _ in token() }
                         let wanted: DecoderInput.Logits = left == 0 ? .last : .none

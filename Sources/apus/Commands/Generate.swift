@@ -14,12 +14,15 @@ struct Generate: ParsableCommand {
               apus generate SmolLM2.gguf "Why is the sky blue?"
               apus generate ./Llama-3.2-1B --raw "Once upon a time" -n 64 --temperature 0.8 --seed 7
               echo "Translate to French: good morning" | apus generate SmolLM2.gguf
+              apus generate ./model --tokens 1,2,3 -n 16
             """)
 
     @OptionGroup var model: ModelOptions
     @Argument(help: "The prompt; standard input when it is left out.") var prompt: String?
     @OptionGroup var sampling: SamplingOptions
     @Flag(help: "Continue the prompt without chat template.") var raw = false
+    @Option(help: "Token ids, separated by commas, instead of a text: prints the generated ids; needs no tokenizer.")
+    var tokens: TokenList?
     @Option(help: "System message for the chat template.") var system: String?
     @Option(help: "Tokens the context holds.") var context: Int?
     @Flag(help: "Print the text only, without figures.") var quiet = false
@@ -27,7 +30,14 @@ struct Generate: ParsableCommand {
     var json =
         false
 
+    func validate() throws {
+        if tokens != nil && (prompt != nil || system != nil || raw) {
+            throw ValidationError("--tokens replaces the prompt: expected no text, --system or --raw beside it")
+        }
+    }
+
     func run() throws {
+        if let tokens { return try generate(tokens.ids) }
         let start = ContinuousClock.now
         let text = try prompt ?? standardInputText()
         let languageModel = try model.load()
@@ -51,6 +61,26 @@ struct Generate: ParsableCommand {
             if !quiet { Terminal.error(GenerationReport(result, loadSeconds: loaded.seconds).lines) }
         }
         if result.finishReason == .cancelled { throw ExitCode(130) }
+    }
+}
+
+extension Generate {
+    /// Continues token ids and prints the new ones, as a JSON array.
+    private func generate(_ ids: [Int32]) throws {
+        let decoder = try model.loadDecoder()
+        let session = try DecodeSession(decoder, context: context, cacheType: try model.cacheDType())
+        let parameters = try sampling.parameters()
+        var sampler = try Sampler(parameters, prompt: ids)
+        let ends = Set(sampling.ignoreEos ? [] : decoder.configuration.eosTokens)
+        var (logits, _) = try session.start(ids)
+        var generated: [Int32] = []
+        while generated.count < parameters.maxTokens {
+            let token = try logits.withMutableElements(of: Float.self) { try sampler.next($0) }.token
+            generated.append(token)
+            guard !ends.contains(Int(token)), generated.count < parameters.maxTokens, session.hasRoom else { break }
+            logits = try session.append(token)
+        }
+        try Terminal.out("\(generated)\n")
     }
 }
 

@@ -17,20 +17,14 @@ struct Logits: ParsableCommand {
             """)
 
     @OptionGroup var model: ModelOptions
-    @Option(help: "Token ids, separated by commas.") var tokens: String
+    @Option(help: "Token ids, separated by commas.") var tokens: TokenList
     @Flag(help: "Print an array of positions x vocabulary; otherwise the five largest logits of each position.")
     var json =
         false
 
     func run() throws {
-        let ids = try tokens.split(separator: ",", omittingEmptySubsequences: false).map { part -> Int32 in
-            guard let id = Int32(part.filter { $0 != " " }) else {
-                throw ValidationError("--tokens: expected integers separated by commas, found \"\(part)\"")
-            }
-            return id
-        }
         let decoder = try model.loadDecoder()
-        let rows = try decoder.logits(of: ids, cacheType: try model.cacheDType())
+        let rows = try decoder.logits(of: tokens.ids, cacheType: try model.cacheDType())
         if json {
             let values = rows.map { row in
                 JSONValue.array(row.map { $0.isFinite ? .double(Double($0)) : .string("\($0)") })

@@ -1,7 +1,7 @@
 #if canImport(Glibc)
-    import Glibc
+import Glibc
 #elseif canImport(Musl)
-    import Musl
+import Musl
 #endif
 
 /// Standard input in lines of bytes. Output so far is flushed before each wait for more input, so that a program at the
@@ -60,9 +60,9 @@ struct InputLines {
 }
 
 #if canImport(Glibc)
-    private let systemRead = Glibc.read
+private let systemRead = Glibc.read
 #else
-    private let systemRead = Musl.read
+private let systemRead = Musl.read
 #endif
 
 /// Something wrong with standard input.
