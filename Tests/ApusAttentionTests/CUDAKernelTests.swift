@@ -14,24 +14,43 @@ struct KernelVariant: Sendable, CustomTestStringConvertible {
         ([file] + defines.sorted { $0.key < $1.key }.map { "\($0.key)=\($0.value)" }).joined(separator: " ")
     }
 
-    static func latent(_ latent: Int, _ rope: Int, page: Int, warpgroups: Int) -> KernelVariant {
-        // As many stages of 64 tokens as fit beside the queries.
-        let panels = latent / 64 + 1
-        let stages = min(6, (226 * 1024 - warpgroups * panels * 8192) / (panels * 8192))
+    /// The decode kernel of a geometry with the settings that Benchmarks/gpu/settings.py chooses for it.
+    static func decode(_ geometry: CacheGeometry, queryTokens: Int, page: Int) -> KernelVariant {
+        let once = geometry.keyKept == .once
+        let width = geometry.shared + geometry.value
+        let perGroup = geometry.headsPerGroup
+        let wide = width > 256
+        let warpgroups = wide || perGroup * queryTokens > 64 ? 2 : 1
+        let resident = width <= 128 && warpgroups == 1 ? 2 : 1
+        let panels = (width + (once ? 0 : geometry.key) + 63) / 64 + (once ? 1 : 0)
+        let query =
+            (wide ? 1 : warpgroups) * ((geometry.shared + geometry.key - 1) / 64) * 8192 + (wide ? 8192 : 0)
+        let limit = 228 * 1024 / resident - 1024 - 2048
+        let block = !wide && (limit - query) / (panels * 64 * 128) < 3 ? 32 : 64
+        let stage = panels * block * 128
+        let most = page % 8 != 0 || warpgroups == 2 ? 6 : max(3, 120 * 1024 / resident / stage)
         let values = [
-            "D_C": latent, "D_R": rope, "PAGE_SIZE": page, "BLOCK_N": 64, "STAGES": stages, "WARPGROUPS": warpgroups,
+            "SHARED": geometry.shared, "VALUE": geometry.value, "KEY": geometry.key, "KEY_ONCE": once ? 1 : 0,
+            "PAGE_SIZE": page, "BLOCK_N": block, "STAGES": min(most, (limit - query) / stage),
+            "WARPGROUPS": warpgroups, "QUERY_TILES": 64 % perGroup == 0 || perGroup % 64 == 0 ? 1 : 0,
         ]
-        return KernelVariant(file: "latent_decode.cu", defines: values.mapValues(String.init), isFast: true)
+        return KernelVariant(
+            file: wide ? "decode_wide.cu" : "decode.cu", defines: values.mapValues(String.init), isFast: true)
     }
 
-    static let all = [
+    static let all: [KernelVariant] = try! [
         KernelVariant(file: "naive_decode.cu"),
         KernelVariant(file: "schedule.cu"),
-        KernelVariant(file: "combine.cu", defines: ["WIDTH": "256", "TILE_ROWS": "64"]),
-        latent(256, 64, page: 64, warpgroups: 1),
-        latent(256, 64, page: 64, warpgroups: 2),
-        latent(192, 48, page: 16, warpgroups: 1),
-        latent(128, 32, page: 128, warpgroups: 2),
+        decode(.gla(queryHeads: 128, latentHeads: 2, latentWidth: 256, ropeWidth: 64), queryTokens: 1, page: 64),
+        decode(.gla(queryHeads: 128, latentHeads: 2, latentWidth: 256, ropeWidth: 64), queryTokens: 2, page: 64),
+        decode(.gla(queryHeads: 128, latentHeads: 2, latentWidth: 256, ropeWidth: 64), queryTokens: 1, page: 1),
+        decode(.gla(queryHeads: 16, latentHeads: 2, latentWidth: 192, ropeWidth: 32), queryTokens: 1, page: 16),
+        decode(.gla(queryHeads: 16, latentHeads: 2, latentWidth: 128, ropeWidth: 32), queryTokens: 4, page: 128),
+        decode(.mla(queryHeads: 128, latentWidth: 512, ropeWidth: 64), queryTokens: 1, page: 64),
+        decode(.mla(queryHeads: 16, latentWidth: 512, ropeWidth: 64), queryTokens: 2, page: 64),
+        decode(.gta(queryHeads: 64, kvHeads: 4, headWidth: 128), queryTokens: 1, page: 64),
+        decode(.gqa(queryHeads: 64, kvHeads: 4, headWidth: 128), queryTokens: 1, page: 64),
+        decode(.mqa(queryHeads: 32, headWidth: 64), queryTokens: 3, page: 64),
     ]
 }
 

@@ -5,8 +5,8 @@ public enum AttentionSources {
     /// Kernel files by name.
     public static var kernels: [String: String] {
         [
-            "combine.cu": text(PackageResources.combine_cu),
-            "latent_decode.cu": text(PackageResources.latent_decode_cu),
+            "decode.cu": text(PackageResources.decode_cu),
+            "decode_wide.cu": text(PackageResources.decode_wide_cu),
             "naive_decode.cu": text(PackageResources.naive_decode_cu),
             "schedule.cu": text(PackageResources.schedule_cu),
         ]
@@ -14,8 +14,12 @@ public enum AttentionSources {
 
     /// What the kernel files include.
     public static let headers: [CUDASource.Header] = [
+        CUDASource.Header(name: "decode_loads.cuh", text: text(PackageResources.decode_loads_cuh)),
+        CUDASource.Header(name: "decode_rows.cuh", text: text(PackageResources.decode_rows_cuh)),
+        CUDASource.Header(name: "merge.cuh", text: text(PackageResources.merge_cuh)),
         CUDASource.Header(name: "ptx.cuh", text: text(PackageResources.ptx_cuh)),
         CUDASource.Header(name: "schedule.cuh", text: text(PackageResources.schedule_cuh)),
+        CUDASource.Header(name: "softmax.cuh", text: text(PackageResources.softmax_cuh)),
     ]
 
     /// A kernel file with its headers and the macros that choose its variant. Precondition: a file of ``kernels``.
