@@ -1,6 +1,5 @@
 import ApusModels
 import ApusTensor
-import CApusKernels
 import Testing
 
 /// GGUF files that gguf's own library wrote (`Tests/Fixtures/formats.py`).
@@ -60,22 +59,13 @@ import Testing
         func numbers<T: BinaryInteger & BitwiseCopyable>(_ type: T.Type) -> [Float] {
             tensor.withElements(of: T.self) { $0.map { Float($0) } }
         }
-        let packed: [DType: apus_dtype] = [
-            .f32: APUS_F32, .bf16: APUS_BF16, .f16: APUS_F16, .q8_0: APUS_Q8_0, .q4_0: APUS_Q4_0, .q4_1: APUS_Q4_1,
-            .q4_K: APUS_Q4_K, .q6_K: APUS_Q6_K,
-        ]
         switch tensor.dtype {
         case .i8: return numbers(Int8.self)
         case .i16: return numbers(Int16.self)
         case .i32: return numbers(Int32.self)
         case .i64: return numbers(Int64.self)
         case .f64: return tensor.withElements(of: Double.self) { $0.map { Float($0) } }
-        default:
-            let type = try #require(packed[tensor.dtype])
-            return [Float](unsafeUninitializedCapacity: tensor.count) { buffer, count in
-                apus_dequantize(type, tensor.rawPointer, Int64(tensor.count), buffer.baseAddress!)
-                count = tensor.count
-            }
+        default: return try tensor.float32().floats
         }
     }
 
