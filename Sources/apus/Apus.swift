@@ -18,5 +18,6 @@ struct Apus: AsyncParsableCommand {
             Evaluate.self,
             Inspect.self,
             Bench.self,
+            Doctor.self,
         ])
 }

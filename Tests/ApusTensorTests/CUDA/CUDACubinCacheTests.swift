@@ -182,36 +182,36 @@ private final class CountingCompiler: CUDACompiler {
     }
 
     #if compiler(>=6.2)
-        @Test func manyProcessesWriteOneFolder() async throws {
-            let folder = NSTemporaryDirectory() + "apus-processes-\(UUID().uuidString)"
-            setenv("APUS_TEST_SHARED_KERNELS", folder, 1)
-            defer { try? FileManager.default.removeItem(atPath: folder) }
-            await withTaskGroup(of: Void.self) { group in
-                for _ in 0..<4 {
-                    group.addTask {
-                        await #expect(processExitsWith: .success) {
-                            let folder = try #require(ProcessInfo.processInfo.environment["APUS_TEST_SHARED_KERNELS"])
-                            let compiler = CountingCompiler()
-                            for round in 0..<40 {
-                                let source = CUDASource(name: "p.cu", text: "round \(round)")
-                                let cache = CUDACubinCache(folder: folder)
-                                let found = try cache.cubin(for: source, target: "t", compiler: compiler)
-                                try #require(found == Array(String(repeating: "round \(round)t", count: 20_000).utf8))
-                            }
+    @Test func manyProcessesWriteOneFolder() async throws {
+        let folder = NSTemporaryDirectory() + "apus-processes-\(UUID().uuidString)"
+        setenv("APUS_TEST_SHARED_KERNELS", folder, 1)
+        defer { try? FileManager.default.removeItem(atPath: folder) }
+        await withTaskGroup(of: Void.self) { group in
+            for _ in 0..<4 {
+                group.addTask {
+                    await #expect(processExitsWith: .success) {
+                        let folder = try #require(ProcessInfo.processInfo.environment["APUS_TEST_SHARED_KERNELS"])
+                        let compiler = CountingCompiler()
+                        for round in 0..<40 {
+                            let source = CUDASource(name: "p.cu", text: "round \(round)")
+                            let cache = CUDACubinCache(folder: folder)
+                            let found = try cache.cubin(for: source, target: "t", compiler: compiler)
+                            try #require(found == Array(String(repeating: "round \(round)t", count: 20_000).utf8))
                         }
                     }
                 }
             }
-            let files = try FileManager.default.contentsOfDirectory(atPath: folder)
-            #expect(files.count == 40)
-            #expect(files.allSatisfy { $0.hasSuffix(".cubin") })
-            // Whole entries: a compiler that is asked nothing.
-            let idle = CountingCompiler()
-            for round in 0..<40 {
-                _ = try CUDACubinCache(folder: folder).cubin(
-                    for: CUDASource(name: "p.cu", text: "round \(round)"), target: "t", compiler: idle)
-            }
-            #expect(idle.compilations == 0)
         }
+        let files = try FileManager.default.contentsOfDirectory(atPath: folder)
+        #expect(files.count == 40)
+        #expect(files.allSatisfy { $0.hasSuffix(".cubin") })
+        // Whole entries: a compiler that is asked nothing.
+        let idle = CountingCompiler()
+        for round in 0..<40 {
+            _ = try CUDACubinCache(folder: folder).cubin(
+                for: CUDASource(name: "p.cu", text: "round \(round)"), target: "t", compiler: idle)
+        }
+        #expect(idle.compilations == 0)
+    }
     #endif
 }

@@ -42,7 +42,8 @@ extension CUDATensorMap {
     }
 
     /// A map. `extents` of the tensor and of the `box` that one copy takes, in elements, innermost first; `strides` in bytes,
-    /// from the second axis on. Elements outside the tensor read as zero.
+    /// from the second axis on. Elements outside the tensor read as zero. A copy must begin at a multiple of 16 bytes of the
+    /// innermost axis: elsewhere the GPU stops it as an illegal instruction.
     ///
     /// Throws ``CUDAError/call(name:code:codeName:meaning:kernel:)`` when the driver refuses it: the address must be a
     /// multiple of 16, strides too, box extents at most 256, and the innermost box extent as wide as the swizzle or less.

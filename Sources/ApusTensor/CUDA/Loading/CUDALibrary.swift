@@ -1,9 +1,9 @@
 import CApusCUDA
 
 #if canImport(Glibc)
-    import Glibc
+import Glibc
 #elseif canImport(Musl)
-    import Musl
+import Musl
 #endif
 
 /// What the search for one of NVIDIA's libraries gave.
