@@ -3,7 +3,9 @@
  *
  *   clang -O2 -I Sources/CApusKernels/include Benchmarks/Products/products.c $(find Sources/CApusKernels -name '*.c') \
  *       -lm -lpthread -ldl -o products
- *   ./products [threads] [model dtype] [most tokens]      e.g. ./products 2 smollm2 q4_1 16 */
+ *   ./products [threads] [model dtype] [most tokens]      e.g. ./products 2 smollm2 q4_1 16
+ *
+ * COPY=1 in the environment copies float weights (apus_weight_create_copy). Times are the least of several runs. */
 #define _GNU_SOURCE
 #include <stdio.h>
 #include <stdlib.h>
@@ -41,8 +43,7 @@ static size_t total_bytes;
 static apus_weight *random_weight(apus_pool *pool, apus_dtype dtype, int64_t n, int64_t k) {
     if (k % apus_block_elements(dtype) != 0) dtype = APUS_Q8_0;
     size_t block = (size_t)apus_block_bytes(dtype), blocks = (size_t)(n * k / apus_block_elements(dtype));
-    uint8_t *data = aligned_alloc(2 << 20, (block * blocks + (2 << 20) - 1) / (2 << 20) * (2 << 20));
-    if (getenv("HUGE")) madvise(data, block * blocks, MADV_HUGEPAGE);
+    uint8_t *data = aligned_alloc(64, (block * blocks + 63) / 64 * 64);
     uint32_t state = 1;
     for (size_t i = 0; i + 4 <= block * blocks; i += 4) {
         state = state * 1664525u + 1013904223u;
@@ -55,8 +56,9 @@ static apus_weight *random_weight(apus_pool *pool, apus_dtype dtype, int64_t n, 
         if (dtype == APUS_Q4_1 || dtype == APUS_Q4_K) memcpy(data + b * block + 2, &scale, 2);
     }
     total_bytes += block * blocks;
-    apus_weight *w = apus_weight_create(pool, dtype, data, n, k);
-    if (dtype > APUS_F16) free(data);
+    const int copies = getenv("COPY") != NULL;
+    apus_weight *w = (copies ? apus_weight_create_copy : apus_weight_create)(pool, dtype, data, n, k);
+    if (copies || dtype > APUS_F16) free(data);
     return w;
 }
 

@@ -10,6 +10,10 @@
 #define AVX512_INLINE static inline __attribute__((always_inline)) AVX512
 #define UNROLL _Pragma("clang loop unroll(full)")
 
+/* How far ahead of its use a stream of weights is fetched into the second cache. The hardware does so too, but not across the
+ * end of a page: this is what hides its page walk. */
+enum { STREAM_AHEAD = 2048 };
+
 /* Calls `kernel` with the token count as a constant, so that its sums live in registers. */
 #define FOR_TOKENS(tokens, kernel, ...)        \
     switch (tokens) {                          \

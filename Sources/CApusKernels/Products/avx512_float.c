@@ -8,7 +8,10 @@
 /* Brings a stretch of memory into the first cache. */
 AVX512_INLINE void touch(const char *p, int64_t bytes) {
     __m512i seen = _mm512_setzero_si512();
-    for (int64_t i = 0; i + 64 <= bytes; i += 64) seen = _mm512_or_si512(seen, _mm512_loadu_si512(p + i));
+    for (int64_t i = 0; i + 64 <= bytes; i += 64) {
+        _mm_prefetch(p + i + STREAM_AHEAD, _MM_HINT_T1);
+        seen = _mm512_or_si512(seen, _mm512_loadu_si512(p + i));
+    }
     __asm__ volatile("" : : "v"(seen));
 }
 
@@ -28,6 +31,7 @@ AVX512_INLINE void row_tile(const char *w, int64_t w_step, const char *x, int64_
         if (ahead) {
             UNROLL for (int l = 0; l < size / 2; l++) _mm_prefetch(ahead + i * 2 * size + l * 64, _MM_HINT_T0);
         }
+        if (rows == 1 && tokens == 1 && (size == 4 || i % 32 == 0)) _mm_prefetch(w + i * size + STREAM_AHEAD, _MM_HINT_T1);
         UNROLL for (int r = 0; r < rows; r++) weights[r] = load_weights(w + r * w_step + i * size, kind);
         UNROLL for (int t = 0; t < tokens; t++) {
             __m512 activations = _mm512_loadu_ps(x + t * x_step + i * 4);
@@ -54,8 +58,8 @@ AVX512_INLINE void rows_of(const char *weights, int64_t w_step, int rows, const 
     int cuts = (tokens + CUT_TOKENS - 1) / CUT_TOKENS;
     for (int r = 0; r < rows;) {
         const char *w = weights + r * w_step;
-        int width = rows - r >= TILE_ROWS && tokens > 1 ? TILE_ROWS : 1;
-        int bring_in = width == TILE_ROWS && w_step < LONG_ROW;
+        int short_rows = w_step < LONG_ROW, width = rows - r >= TILE_ROWS && (tokens > 1 || short_rows) ? TILE_ROWS : 1;
+        int bring_in = width == TILE_ROWS && short_rows;
         if (bring_in && cuts == 1) touch(w, TILE_ROWS * w_step);
         for (int cut = 0; cut < cuts; cut++) {
             int t = tokens * cut / cuts, count = tokens * (cut + 1) / cuts - t;

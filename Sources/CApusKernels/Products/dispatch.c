@@ -71,5 +71,3 @@ const char *apus_cpu_features(void) {
     describe(text, sizeof text);
     return text;
 }
-
-const char *apus_onednn_status(void) { return "not in use"; }

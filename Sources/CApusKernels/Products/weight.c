@@ -82,7 +82,14 @@ static void pack_panels(void *context, int64_t begin, int64_t end, int worker) {
     }
 }
 
-apus_weight *apus_weight_create(apus_pool *pool, apus_dtype dtype, const void *data, int64_t n, int64_t k) {
+static void copy_rows(void *context, int64_t begin, int64_t end, int worker) {
+    (void)worker;
+    const pack_job *job = context;
+    const apus_weight *w = job->weight;
+    memcpy(w->panels + begin * w->row_bytes, job->data + begin * w->row_bytes, (size_t)((end - begin) * w->row_bytes));
+}
+
+static apus_weight *create(apus_pool *pool, apus_dtype dtype, const void *data, int64_t n, int64_t k, int copies) {
     if (n <= 0 || k <= 0 || k % apus_block_elements(dtype) != 0) return NULL;
     apus_weight *w = calloc(1, sizeof *w);
     if (!w) return NULL;
@@ -90,21 +97,32 @@ apus_weight *apus_weight_create(apus_pool *pool, apus_dtype dtype, const void *d
     w->n = n;
     w->k = k;
     w->row_bytes = k / apus_block_elements(dtype) * apus_block_bytes(dtype);
-    if (!apus_is_quantised(dtype)) {
+    const int quantised = apus_is_quantised(dtype);
+    if (!quantised && !copies) {
         w->rows = data;
         return w;
     }
-    w->panel_bytes = k / apus_block_elements(dtype) * apus_panel_block_bytes(dtype);
+    w->panel_bytes = quantised ? k / apus_block_elements(dtype) * apus_panel_block_bytes(dtype) : 0;
     w->panel_bytes = (w->panel_bytes + 63) / 64 * 64;
-    w->owned_bytes = (size_t)(apus_weight_panels(w) * w->panel_bytes);
+    w->owned_bytes = (size_t)(quantised ? apus_weight_panels(w) * w->panel_bytes : n * w->row_bytes);
     w->panels = apus_arena_allocate(w->owned_bytes);
     if (!w->panels) {
         free(w);
         return NULL;
     }
+    if (!quantised) w->rows = w->panels;
     pack_job job = {w, data};
-    apus_pool_run(pool, apus_weight_panels(w), 4, pack_panels, &job);
+    if (quantised) apus_pool_run(pool, apus_weight_panels(w), 4, pack_panels, &job);
+    else apus_pool_run(pool, n, 64, copy_rows, &job);
     return w;
+}
+
+apus_weight *apus_weight_create(apus_pool *pool, apus_dtype dtype, const void *data, int64_t n, int64_t k) {
+    return create(pool, dtype, data, n, k, 0);
+}
+
+apus_weight *apus_weight_create_copy(apus_pool *pool, apus_dtype dtype, const void *data, int64_t n, int64_t k) {
+    return create(pool, dtype, data, n, k, 1);
 }
 
 void apus_weight_destroy(apus_weight *w) {

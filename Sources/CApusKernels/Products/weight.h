@@ -5,9 +5,9 @@
 struct apus_weight {
     apus_dtype dtype;
     int64_t n, k;
-    const uint8_t *rows;  /* borrowed row-major data of a float type */
+    const uint8_t *rows; /* row-major data of a float type, borrowed or a copy */
     int64_t row_bytes;
-    uint8_t *panels;      /* owned panels of a quantised type */
+    uint8_t *panels;     /* owned: panels of a quantised type, or the copy */
     int64_t panel_bytes;
     size_t owned_bytes;
 };

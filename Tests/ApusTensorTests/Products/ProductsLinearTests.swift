@@ -187,6 +187,13 @@ extension ProductsSuite {
                 #expect(apus_weight_row(weight.handle, Int64(n), &row) == -1)
                 #expect(apus_weight_row(weight.handle, -1, &row) == -1)
                 let file = n * k / type.block * type.blockBytes
+                let copy = weight.copied(pool)
+                #expect(apus_weight_owned_bytes(copy) >= file)
+                for r in 0..<n {
+                    #expect(apus_weight_row(copy, Int64(r), &row) == 0)
+                    #expect(row == Array(weight.expanded[r * k..<(r + 1) * k]), "copied row \(r)")
+                }
+                apus_weight_destroy(copy)
                 let owned = apus_weight_owned_bytes(weight.handle)
                 #expect(type.isQuantised ? owned >= file : owned == 0)
             }

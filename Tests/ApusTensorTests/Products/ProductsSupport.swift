@@ -79,6 +79,11 @@ final class TestWeight {
         handle = apus_weight_create(pool, type.value, data, Int64(rows), Int64(columns))!
     }
 
+    /// Another prepared weight of the same bytes, which owns its memory.
+    func copied(_ pool: OpaquePointer) -> OpaquePointer {
+        apus_weight_create_copy(pool, type.value, memory + 2, Int64(rows), Int64(columns))!
+    }
+
     deinit {
         apus_weight_destroy(handle)
         memory.deallocate()
