@@ -1,7 +1,7 @@
 #if canImport(Glibc)
-    import Glibc
+import Glibc
 #elseif canImport(Musl)
-    import Musl
+import Musl
 #endif
 
 /// How a value is laid out: what stands after the colon in `"{:>8.2f}"` and after the sign in `"%-8.2f"`.
@@ -171,6 +171,7 @@ struct PythonFormat {
 extension TemplateInterpreter {
     /// `format % value`.
     func formatPercent(_ format: String, _ value: TemplateValue) throws(TemplateError) -> String {
+        try charge(bytes: 8 * format.utf8.count)
         var rest = Array(format.unicodeScalars)[...]
         var arguments: ArraySlice<TemplateValue> = [value]
         if case .tuple(let tuple) = value { arguments = tuple.items[...] }

@@ -176,6 +176,7 @@ extension String {
             case "\r": result += "\\r"
             case "\t": result += "\\t"
             case quote: result += "\\\(scalar)"
+            case " "..."~": result.unicodeScalars.append(scalar)
             case _ where scalar.isPythonPrintable: result.unicodeScalars.append(scalar)
             default:
                 let (letter, width) =

@@ -67,6 +67,7 @@ extension TemplateInterpreter {
     }
 
     func key(_ value: TemplateValue) throws(TemplateError) -> TemplateKey {
+        if let text = value.text { try charge(bytes: text.utf8.count / 8) }
         guard let key = TemplateKey(value) else { throw fail("a value of type \(value.typeName) cannot be a key") }
         return key
     }
@@ -231,6 +232,7 @@ extension TemplateInterpreter {
         switch value {
         case .undefined(let undefined): throw fail(undefined.message)
         case .dictionary(let dictionary):
+            if let text = key.text { try charge(bytes: text.utf8.count / 8) }
             if let key = TemplateKey(key), let value = dictionary[key] { return value }
         case .list(let list), .tuple(let list):
             if let item = pick(key, from: list.items) { return item }
@@ -238,7 +240,7 @@ extension TemplateInterpreter {
             if case .range = sequence.kind, let item = pick(key, from: sequence.items) { return item }
         case .string(let text), .markup(let text):
             if let position = key.integer {
-                try charge(bytes: text.utf8.count / 8)
+                try charge(bytes: text.utf8.count / 2)
                 let scalars = text.unicodeScalars
                 let offset = position < 0 ? scalars.count + position : position
                 if offset >= 0,
@@ -275,7 +277,7 @@ extension TemplateInterpreter {
         let positions = Self.positions(bounds[0].integer, bounds[1].integer, step, length)
         switch value {
         case .string(let text), .markup(let text):
-            try charge(bytes: 4 * text.utf8.count)
+            try charge(bytes: 16 * text.utf8.count)
             let scalars = Array(text.unicodeScalars)
             let result = String(positions.lazy.map { scalars[$0] })
             if case .markup = value { return .markup(result) }

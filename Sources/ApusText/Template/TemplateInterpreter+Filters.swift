@@ -21,6 +21,7 @@ extension TemplateInterpreter {
         case "tojson": return .string(try toJSON(value, arguments))
         case "length", "count":
             _ = try bind(arguments, [], of: name)
+            if let text = value.text { try charge(bytes: text.utf8.count) }
             guard let length = value.length else { throw fail("a value of type \(value.typeName) has no length") }
             return .integer(length)
         case "string":
@@ -87,6 +88,7 @@ extension TemplateInterpreter {
     {
         let bound = try bind(arguments, ["default", "base"], of: "int")
         let fallback = bound[0] ?? .integer(0)
+        if let text = value.text { try charge(bytes: 32 * text.utf8.count) }
         switch value {
         case .undefined(let undefined): throw fail(undefined.message)
         case .double(let number):
@@ -113,6 +115,7 @@ extension TemplateInterpreter {
     {
         let bound = try bind(arguments, ["default"], of: "float")
         let fallback = bound[0] ?? .double(0)
+        if let text = value.text { try charge(bytes: 32 * text.utf8.count) }
         if case .undefined(let undefined) = value { throw fail(undefined.message) }
         if let text = value.text { return Self.parseDouble(text).map { .double($0) } ?? fallback }
         return value.number.map { .double($0) } ?? fallback

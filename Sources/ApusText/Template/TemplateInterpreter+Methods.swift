@@ -98,7 +98,7 @@ extension TemplateInterpreter {
             return bound[1] ?? TemplateValue.none
         case "pop":
             let bound = try bind(arguments, ["key", "default"], required: 1, of: name)
-            try charge(bytes: 8 * dictionary.count)
+            try charge(bytes: 64 * dictionary.count)
             if let value = dictionary.remove(try key(bound[0] ?? .none)) { return value }
             guard let fallback = bound[1] else { throw fail("there is no key \(try represented(bound[0] ?? .none))") }
             return fallback

@@ -1,7 +1,7 @@
 #if canImport(Glibc)
-    import Glibc
+import Glibc
 #elseif canImport(Musl)
-    import Musl
+import Musl
 #endif
 
 /// Arithmetic, comparison and conversion to text, with Python's rules.
@@ -76,7 +76,7 @@ extension TemplateInterpreter {
     func contains(_ container: TemplateValue, _ item: TemplateValue) throws(TemplateError) -> Bool {
         if let text = container.text {
             guard let needle = item.text else { throw refusal("looking inside a string for", item) }
-            try charge(bytes: text.utf8.count + needle.utf8.count)
+            try charge(bytes: 4 * (text.utf8.count + needle.utf8.count))
             return text.contains(scalars: needle)
         }
         if case .dictionary(let dictionary) = container { return dictionary[try key(item)] != nil }

@@ -18,7 +18,7 @@ extension TemplateInterpreter {
             var parts: [String] = []
             for item in try iterate(value) {
                 let part = try printed(try get(item))
-                try charge(bytes: part.utf8.count + separator.utf8.count + 16)
+                try charge(bytes: 2 * (part.utf8.count + separator.utf8.count) + 16)
                 parts.append(part)
             }
             return .string(parts.joined(separator: separator))
@@ -96,8 +96,9 @@ extension TemplateInterpreter {
 
     // MARK: Order
 
-    private func folded(_ value: TemplateValue, isCaseSensitive: Bool) -> TemplateValue {
+    private func folded(_ value: TemplateValue, isCaseSensitive: Bool) throws(TemplateError) -> TemplateValue {
         guard !isCaseSensitive, let text = value.text else { return value }
+        try charge(bytes: 8 * text.utf8.count)
         return .string(text.lowercased())
     }
 
@@ -136,7 +137,7 @@ extension TemplateInterpreter {
         return try list(
             try sorted(items, isReversed: bound[0]?.isTrue ?? false) { item throws(TemplateError) in
                 var keys: [TemplateValue] = []
-                for get in getters { keys.append(folded(try get(item), isCaseSensitive: isCaseSensitive)) }
+                for get in getters { keys.append(try folded(try get(item), isCaseSensitive: isCaseSensitive)) }
                 return keys
             })
     }
@@ -153,7 +154,7 @@ extension TemplateInterpreter {
         return try list(
             try sorted(items, isReversed: bound[2]?.isTrue ?? false) { pair throws(TemplateError) in
                 guard case .tuple(let tuple) = pair else { return [] }
-                return [folded(tuple.items[by == "key" ? 0 : 1], isCaseSensitive: isCaseSensitive)]
+                return [try folded(tuple.items[by == "key" ? 0 : 1], isCaseSensitive: isCaseSensitive)]
             })
     }
 
@@ -164,7 +165,7 @@ extension TemplateInterpreter {
         var seen: Set<TemplateKey> = []
         var items: [TemplateValue] = []
         for item in try iterate(value) {
-            let key = try key(folded(try get(item), isCaseSensitive: isCaseSensitive))
+            let key = try key(try folded(try get(item), isCaseSensitive: isCaseSensitive))
             if seen.insert(key).inserted { items.append(item) }
         }
         return try generator(items)
@@ -178,7 +179,7 @@ extension TemplateInterpreter {
         let get = try getter(bound[1])
         var best: (item: TemplateValue, key: TemplateValue)?
         for item in try iterate(value) {
-            let key = folded(try get(item), isCaseSensitive: isCaseSensitive)
+            let key = try folded(try get(item), isCaseSensitive: isCaseSensitive)
             let isBetter = try best.map { best throws(TemplateError) in
                 name == "min" ? try isLess(key, best.key) : try isLess(best.key, key)
             }

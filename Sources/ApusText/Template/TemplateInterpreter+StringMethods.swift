@@ -11,7 +11,7 @@ extension TemplateInterpreter {
     func stringMethod(
         _ name: String, _ text: String, _ arguments: TemplateArguments
     ) throws(TemplateError) -> TemplateValue? {
-        try charge(bytes: text.utf8.count)
+        try charge(bytes: 4 * text.utf8.count)
         if let result = try caseMethod(name, text) {
             _ = try bind(arguments, [], of: name)
             return result
@@ -58,7 +58,7 @@ extension TemplateInterpreter {
             let bound = try bind(arguments, ["sep", "maxsplit"], of: name)
             let separator = try self.text(bound[0], of: name)
             let limit = try integer(bound[1], default: -1, of: name)
-            try charge(bytes: 16 * text.utf8.count)
+            try charge(bytes: 16 * (text.utf8.count + (separator?.utf8.count ?? 0)))
             guard separator != "" else { throw fail("the separator of \(name) must not be empty") }
             let fromRight = name == "rsplit"
             let parts =
@@ -73,6 +73,7 @@ extension TemplateInterpreter {
             guard let separator = try self.text(bound[0], of: name), !separator.isEmpty else {
                 throw fail("the separator of \(name) must not be empty")
             }
+            try charge(bytes: 16 * (text.utf8.count + separator.utf8.count))
             let parts = text.split(at: separator, limit: 1, fromRight: name == "rpartition")
             let triple =
                 parts.count == 2
@@ -119,6 +120,7 @@ extension TemplateInterpreter {
             if case .tuple(let tuple) = bound[0] { candidates = tuple.items } else { candidates = [bound[0] ?? .none] }
             for candidate in candidates {
                 guard let affix = candidate.text else { throw refusal("as an argument of \(name),", candidate) }
+                try charge(bytes: affix.utf8.count)
                 let holds = name == "startswith" ? part.starts(withScalars: affix) : part.ends(withScalars: affix)
                 if holds { return .bool(true) }
             }
@@ -126,20 +128,21 @@ extension TemplateInterpreter {
         case "find", "rfind", "index", "rindex":
             let bound = try bind(arguments, ["sub"], required: 1, of: name)
             let needle = try self.text(bound[0], of: name) ?? ""
-            try charge(bytes: 8 * text.utf8.count)
+            try charge(bytes: 8 * (text.utf8.count + needle.utf8.count))
             let place = text.place(of: needle, fromRight: name.hasPrefix("r"))
             guard place != nil || name.hasSuffix("find") else { throw fail("the substring was not found") }
             return .integer(place ?? -1)
         case "count":
             let bound = try bind(arguments, ["sub"], required: 1, of: name)
-            try charge(bytes: 8 * text.utf8.count)
-            return .integer(text.occurrences(of: try self.text(bound[0], of: name) ?? ""))
+            let needle = try self.text(bound[0], of: name) ?? ""
+            try charge(bytes: 8 * (text.utf8.count + needle.utf8.count))
+            return .integer(text.occurrences(of: needle))
         case "join":
             let bound = try bind(arguments, ["iterable"], required: 1, of: name)
             var parts: [String] = []
             for item in try iterate(bound[0] ?? .none) {
                 guard let part = item.text else { throw refusal("joining", item) }
-                try charge(bytes: part.utf8.count + text.utf8.count + 16)
+                try charge(bytes: 2 * (part.utf8.count + text.utf8.count) + 16)
                 parts.append(part)
             }
             return .string(parts.joined(separator: text))
@@ -153,6 +156,7 @@ extension TemplateInterpreter {
         _ text: String, _ start: TemplateValue?, _ end: TemplateValue?, of name: String
     ) throws(TemplateError) -> String {
         guard start != nil || end != nil else { return text }
+        try charge(bytes: 16 * text.utf8.count)
         let scalars = Array(text.unicodeScalars)
         let clamp = { (position: Int) in min(max(position < 0 ? position + scalars.count : position, 0), scalars.count)
         }

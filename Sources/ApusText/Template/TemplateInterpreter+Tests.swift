@@ -65,6 +65,7 @@ extension TemplateInterpreter {
             return remainder == (name == "odd" ? 1 : 0)
         case "lower", "upper":
             let text = try printed(value)
+            try charge(bytes: 4 * text.utf8.count)
             guard text.unicodeScalars.contains(where: \.properties.isCased) else { return false }
             return text.hasSameScalars(as: name == "lower" ? text.lowercased() : text.uppercased())
         case "filter", "test": throw .unsupported(construct: "the test '\(name)'", at: place)

@@ -41,7 +41,9 @@ extension TemplateInterpreter {
             let isWord = { (scalar: Unicode.Scalar) in
                 scalar == "_" || scalar.properties.isAlphabetic || scalar.properties.numericType != nil
             }
-            return .integer(try printed(value).unicodeScalars.split { !isWord($0) }.count)
+            let text = try printed(value)
+            try charge(bytes: 64 * text.utf8.count)
+            return .integer(text.unicodeScalars.split { !isWord($0) }.count)
         default: return nil
         }
     }
@@ -57,7 +59,7 @@ extension TemplateInterpreter {
         _ value: TemplateValue, _ change: (String) throws(TemplateError) -> String
     ) throws(TemplateError) -> TemplateValue {
         let text = try printed(value)
-        try charge(bytes: text.utf8.count)
+        try charge(bytes: 16 * text.utf8.count)
         let changed = try change(text)
         if case .markup = value { return .markup(changed) }
         return .string(changed)
@@ -92,7 +94,7 @@ extension TemplateInterpreter {
 
     /// `str.replace`, its result charged before it is made.
     func replaced(_ text: String, _ old: String, _ new: String, limit: Int) throws(TemplateError) -> String {
-        try charge(bytes: 16 * text.utf8.count)
+        try charge(bytes: 16 * (text.utf8.count + old.utf8.count))
         let count = text.occurrences(of: old)
         try charge(bytes: saturatingProduct(limit < 0 ? count : min(count, limit), new.utf8.count))
         return text.replacing(old, with: new, limit: limit)

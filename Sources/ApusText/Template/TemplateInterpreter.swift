@@ -143,7 +143,7 @@ final class TemplateInterpreter {
             captured = text
             try assign(try evaluate(expression), to: target)
         case .macro(let macro):
-            heap.own(scope)
+            heap.own(scope, bytes: 256)
             scope.variables[macro.name] = .callable(.macro(macro, scope))
         case .callBlock(let caller, let call): try executeCall(caller, call)
         case .filterBlock(let expression, let body):
@@ -187,7 +187,7 @@ final class TemplateInterpreter {
         guard case .call(let callee, let syntax) = call.kind else { return }
         let function = try evaluate(callee)
         var arguments = try evaluate(syntax)
-        heap.own(scope)
+        heap.own(scope, bytes: 256)
         arguments.keyword.append(("caller", .callable(.macro(caller, scope))))
         place = call.place
         try write(try printed(try self.call(function, arguments)))
@@ -236,7 +236,11 @@ final class TemplateInterpreter {
     /// The items of a value, or an error where it has none.
     func iterate(_ value: TemplateValue, at place: TemplatePlace? = nil) throws(TemplateError) -> [TemplateValue] {
         if let place { self.place = place }
-        if let text = value.text { try charge(bytes: 24 * text.utf8.count) }
+        switch value {
+        case .string(let text), .markup(let text): try charge(bytes: 24 * text.utf8.count)
+        case .dictionary(let dictionary): try charge(bytes: 24 * dictionary.count)
+        default: break
+        }
         guard let items = value.iterated else {
             throw fail("a value of type \(value.typeName) cannot be iterated over")
         }

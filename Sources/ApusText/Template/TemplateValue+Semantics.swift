@@ -97,10 +97,10 @@ extension TemplateValue {
         }
     }
 
-    /// Python's `==`. Every comparison takes one from the budget; without any left, and for containers nested beyond
+    /// Python's `==`. Every comparison takes from the budget; without any left, and for containers nested beyond
     /// any honest depth, the answer is no.
     func isEqual(to other: TemplateValue, budget: inout Int, depth: Int = 0) -> Bool {
-        budget -= 1
+        budget -= 16 + (text?.utf8.count ?? 0) / 8
         guard depth < Self.depthLimit, budget > 0 else { return false }
         switch (self, other) {
         case (.undefined, .undefined), (.none, .none): return true
@@ -147,7 +147,7 @@ extension TemplateValue {
 
     /// Python's `<`, or nil where the types have no order.
     func isLess(than other: TemplateValue, budget: inout Int, depth: Int = 0) -> Bool? {
-        budget -= 1
+        budget -= 16 + (text?.utf8.count ?? 0) / 8
         guard depth < Self.depthLimit, budget > 0 else { return false }
         if let a = text, let b = other.text { return a.precedesByScalars(b) }
         if let a = integer, let b = other.integer { return a < b }
@@ -204,7 +204,7 @@ extension TemplateValue {
             }
         case .namespace, .callable, .loop: return false
         }
-        budget -= text.utf8.count - start
+        budget -= 8 * (text.utf8.count - start)
         return true
     }
 

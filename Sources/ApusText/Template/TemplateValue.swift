@@ -22,23 +22,48 @@ enum TemplateValue {
 }
 
 /// Owns every container that a running template makes. Containers may hold one another in cycles or in chains of any
-/// length; emptying each one while all are still owned frees them without recursion.
+/// length; because all are owned here, freeing one never frees another, and so needs no recursion.
 final class TemplateHeap {
-    private var objects: [TemplateObject] = []
+    private var objects: [(object: TemplateObject, bytes: Int)] = []
+    private var bytes = 0
+    private var sweepsAt = sweepMinimum
 
-    func own(_ object: TemplateObject) { objects.append(object) }
+    private static let sweepMinimum = 16 << 20
+
+    /// Owns an object of about this size.
+    func own(_ object: TemplateObject, bytes size: Int) {
+        guard !object.isOwned else { return }
+        object.isOwned = true
+        objects.append((object, size))
+        bytes += size
+        if bytes > sweepsAt { sweep() }
+    }
+
+    /// Drops the containers that nobody else holds. Those in cycles stay until the end.
+    private func sweep() {
+        var kept: [(object: TemplateObject, bytes: Int)] = []
+        bytes = 0
+        for index in objects.indices where !isKnownUniquelyReferenced(&objects[index].object) {
+            kept.append(objects[index])
+            bytes += objects[index].bytes
+        }
+        objects = kept
+        sweepsAt = max(2 * bytes, Self.sweepMinimum)
+    }
 
     /// Empties all containers; no value may be used afterwards.
     func release() {
-        for object in objects { object.empty() }
+        for (object, _) in objects { object.empty() }
         objects = []
     }
 }
 
 /// A container owned by the heap.
 class TemplateObject {
+    fileprivate var isOwned = false
+
     /// Without a heap, whoever makes the object sees to it that it is not kept.
-    init(in heap: TemplateHeap?) { heap?.own(self) }
+    init(in heap: TemplateHeap?, bytes: Int) { heap?.own(self, bytes: bytes) }
 
     func empty() {}
 }
@@ -56,7 +81,7 @@ final class TemplateList: TemplateObject {
 
     init(_ items: [TemplateValue], in heap: TemplateHeap) {
         self.items = items
-        super.init(in: heap)
+        super.init(in: heap, bytes: 64 + 24 * items.count)
     }
 
     override func empty() { items = [] }
@@ -66,6 +91,8 @@ final class TemplateList: TemplateObject {
 final class TemplateNamespace: TemplateObject {
     var attributes: [String: TemplateValue] = [:]
 
+    init(in heap: TemplateHeap) { super.init(in: heap, bytes: 256) }
+
     override func empty() { attributes = [:] }
 }
 
@@ -73,6 +100,8 @@ final class TemplateNamespace: TemplateObject {
 final class TemplateDictionary: TemplateObject {
     private(set) var entries: [(key: TemplateValue, value: TemplateValue)] = []
     private var positions: [TemplateKey: Int] = [:]
+
+    init(in heap: TemplateHeap) { super.init(in: heap, bytes: 256) }
 
     var count: Int { entries.count }
 
@@ -159,11 +188,13 @@ final class TemplateSequence: TemplateObject {
 
     let kind: Kind
     private(set) var items: [TemplateValue]
+    /// How many items of a generator have been handed out.
+    private var taken = 0
 
     init(_ kind: Kind, _ items: [TemplateValue], in heap: TemplateHeap) {
         self.kind = kind
         self.items = items
-        super.init(in: heap)
+        super.init(in: heap, bytes: 64 + 24 * items.count)
     }
 
     override func empty() { items = [] }
@@ -174,15 +205,16 @@ final class TemplateSequence: TemplateObject {
 
     /// All items left; of a generator they are gone afterwards.
     func drain() -> [TemplateValue] {
-        defer { if isGenerator { items = [] } }
-        return items
+        guard isGenerator else { return items }
+        defer { taken = items.count }
+        return taken == 0 ? items : Array(items[taken...])
     }
 
     /// The next item of a generator, or the first of another sequence.
     func takeFirst() -> TemplateValue? {
-        guard let first = items.first else { return nil }
-        if isGenerator { items.removeFirst() }
-        return first
+        guard taken < items.count else { return nil }
+        defer { if isGenerator { taken += 1 } }
+        return items[taken]
     }
 }
 
@@ -202,7 +234,7 @@ final class TemplateCycler: TemplateObject {
 
     init(_ items: [TemplateValue], in heap: TemplateHeap) {
         self.items = items
-        super.init(in: heap)
+        super.init(in: heap, bytes: 64 + 24 * items.count)
     }
 
     override func empty() { items = [] }
@@ -224,7 +256,7 @@ final class TemplateScope: TemplateObject {
     /// The heap owns a scope only from when a macro captures it.
     init(parent: TemplateScope?) {
         self.parent = parent
-        super.init(in: nil)
+        super.init(in: nil, bytes: 0)
     }
 
     override func empty() { variables = [:] }
@@ -243,7 +275,9 @@ final class TemplateScope: TemplateObject {
 final class TemplateLoopState: TemplateObject {
     private var source: [TemplateValue]
     private var position = 0
+    /// Items that were asked about before their turn; those before `aheadStart` have had it.
     private var ahead: [TemplateValue] = []
+    private var aheadStart = 0
     private var accepts: ((TemplateValue) throws(TemplateError) -> Bool)?
     private(set) var index = -1
     private(set) var current: TemplateValue?
@@ -257,7 +291,7 @@ final class TemplateLoopState: TemplateObject {
     ) {
         self.source = source
         self.accepts = accepts
-        super.init(in: heap)
+        super.init(in: heap, bytes: 128)
     }
 
     override func empty() {
@@ -270,7 +304,14 @@ final class TemplateLoopState: TemplateObject {
     }
 
     func advance() throws(TemplateError) -> TemplateValue? {
-        guard let item = ahead.isEmpty ? try pull() : ahead.removeFirst() else { return nil }
+        var next: TemplateValue?
+        if aheadStart < ahead.count {
+            next = ahead[aheadStart]
+            aheadStart += 1
+        } else {
+            next = try pull()
+        }
+        guard let item = next else { return nil }
         previous = current
         current = item
         index += 1
@@ -278,14 +319,14 @@ final class TemplateLoopState: TemplateObject {
     }
 
     func next() throws(TemplateError) -> TemplateValue? {
-        if ahead.isEmpty, let item = try pull() { ahead.append(item) }
-        return ahead.first
+        if aheadStart == ahead.count, let item = try pull() { ahead.append(item) }
+        return aheadStart < ahead.count ? ahead[aheadStart] : nil
     }
 
     func length() throws(TemplateError) -> Int {
         if accepts == nil { return source.count }
         while let item = try pull() { ahead.append(item) }
-        return index + 1 + ahead.count
+        return index + 1 + ahead.count - aheadStart
     }
 
     private func pull() throws(TemplateError) -> TemplateValue? {
