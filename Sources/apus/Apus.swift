@@ -17,6 +17,7 @@ struct Apus: AsyncParsableCommand {
             Logits.self,
             Evaluate.self,
             Inspect.self,
+            Plan.self,
             Bench.self,
             Doctor.self,
         ])

@@ -1,7 +1,7 @@
 #if canImport(Glibc)
-    import Glibc
+import Glibc
 #elseif canImport(Musl)
-    import Musl
+import Musl
 #endif
 
 /// The bytes behind the pages of all layers: one anonymous mapping, whose memory the system commits when it is touched.

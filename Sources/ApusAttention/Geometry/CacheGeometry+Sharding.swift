@@ -25,7 +25,7 @@ extension CacheGeometry {
     ///
     /// The ranks divide the query heads, and they divide the groups, or the groups divide them: then each group is kept
     /// by `ranks / groups` of them. Anything else throws ``GeometryError``.
-    public func sharded(over ranks: Int) throws -> ShardedGeometry {
+    public func sharded(over ranks: Int) throws(GeometryError) -> ShardedGeometry {
         try GeometryError.require("ranks", ranks, atLeast: 1)
         guard queryHeads % ranks == 0 else {
             throw GeometryError.ranksDoNotDivideHeads(ranks: ranks, queryHeads: queryHeads)

@@ -26,7 +26,7 @@ public enum GeometryError: Error, Equatable, CustomStringConvertible {
         }
     }
 
-    static func require(_ name: String, _ found: Int, atLeast: Int) throws {
+    static func require(_ name: String, _ found: Int, atLeast: Int) throws(GeometryError) {
         guard found >= atLeast else { throw GeometryError.tooSmall(name: name, found: found, atLeast: atLeast) }
     }
 }

@@ -1,9 +1,9 @@
 import ApusTensor
 
 #if canImport(Glibc)
-    import Glibc
+import Glibc
 #elseif canImport(Musl)
-    import Musl
+import Musl
 #endif
 
 /// Which elements of a head form a rotated pair.

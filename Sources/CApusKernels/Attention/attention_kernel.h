@@ -256,46 +256,93 @@ static int64_t pack_queries(const apus_attention_job *job, const apus_attention_
   return width / PER_OPERAND;
 }
 
-/* Packs the block that starts at token `start`; tokens from `length` on repeat the last one (their weights are zero). */
-static void pack_block(const apus_attention_job *job, const apus_attention_item *item, int64_t start, int64_t length,
-                       workspace *w) {
+/* Addresses of one block's rows: of the group, and of the keys kept once. */
+typedef struct {
+  const char *group[BLOCK_TOKENS], *once[BLOCK_TOKENS];
+} block_rows;
+
+/* The block that starts at token `start`; tokens from `length` on repeat the last one (their weights are zero). */
+static void find_rows(const apus_attention_job *job, const apus_attention_item *item, int64_t start, int64_t length,
+                      block_rows *rows) {
   const apus_cache_layout *l = job->layout;
   const int32_t *table = job->batch->page_table + job->batch->table_offsets[item->sequence];
-  const char *rows[BLOCK_TOKENS], *once[BLOCK_TOKENS];
   int64_t page = start / l->page_size, slot = start % l->page_size;
-  for (int t = 0; t < BLOCK_TOKENS; t++) {
-    if (start + t < length) {
-      const char *base = job->pages + table[page] * l->page_bytes;
-      rows[t] = base + item->group * l->group_stride + slot * l->row_stride;
-      once[t] = base + l->once_offset + slot * l->once_stride;
-      if (++slot == l->page_size) {
-        slot = 0;
-        page++;
-      }
-    } else {
-      rows[t] = rows[t - 1];
-      once[t] = once[t - 1];
+  int64_t count = length - start < BLOCK_TOKENS ? length - start : BLOCK_TOKENS;
+  int64_t row_stride = l->row_stride, once_stride = l->once_stride;
+  for (int64_t t = 0; t < count; page++, slot = 0) {
+    const char *base = job->pages + table[page] * l->page_bytes;
+    const char *group = base + item->group * l->group_stride + slot * row_stride;
+    const char *once = base + l->once_offset + slot * once_stride;
+    int64_t run = l->page_size - slot < count - t ? l->page_size - slot : count - t;
+    for (int64_t i = 0; i < run; i++, t++) {
+      rows->group[t] = group + i * row_stride;
+      rows->once[t] = once + i * once_stride;
     }
   }
-  operand *keys = w->keys;
-  if (l->shared) {
-    pack_keys(l->shared_type, rows, 0, l->shared, keys);
-    pack_values(l->shared_type, rows, 0, l->shared, w->values, job->padded_width);
-    keys += (l->shared + PER_OPERAND - 1) / PER_OPERAND * BLOCK_TOKENS;
+  for (int64_t t = count; t < BLOCK_TOKENS; t++) {
+    rows->group[t] = rows->group[count - 1];
+    rows->once[t] = rows->once[count - 1];
   }
-  if (l->key) {
-    if (l->key_once)
-      pack_keys(l->key_type, once, 0, l->key, keys);
-    else
-      pack_keys(l->key_type, rows, l->key_offset, l->key, keys);
-  }
-  if (l->value)
-    pack_values(l->value_type, rows, l->value_offset, l->value, w->values + l->shared, job->padded_width);
 }
 
-/* Rows [first, first + rows) of the item against the packed block at `start`. */
+/* Reads a byte of every line of the block, in order: transposing would hide the stream from the hardware's prefetchers. */
+static void touch_rows(const apus_cache_layout *l, const block_rows *rows) {
+  for (int t = 0; t < BLOCK_TOKENS; t++) {
+    for (int64_t at = 0; at < l->row_stride; at += 64) (void)*(const volatile char *)(rows->group[t] + at);
+    for (int64_t at = 0; at < l->once_stride; at += 64) (void)*(const volatile char *)(rows->once[t] + at);
+  }
+}
+
+static void pack_block_values(const apus_cache_layout *l, const block_rows *rows, int64_t padded, operand *values) {
+  if (l->shared) pack_values(l->shared_type, rows->group, 0, l->shared, values, padded);
+  if (l->value) pack_values(l->value_type, rows->group, l->value_offset, l->value, values + l->shared, padded);
+}
+
+static void pack_block_keys(const apus_cache_layout *l, const block_rows *rows, operand *keys) {
+  if (l->shared) pack_keys(l->shared_type, rows->group, 0, l->shared, keys);
+  keys += (l->shared + PER_OPERAND - 1) / PER_OPERAND * BLOCK_TOKENS;
+  if (l->key && l->key_once) pack_keys(l->key_type, rows->once, 0, l->key, keys);
+  if (l->key && !l->key_once) pack_keys(l->key_type, rows->group, l->key_offset, l->key, keys);
+}
+
+/* What the products read of one block. */
+typedef struct {
+  const operand *keys, *values;
+} block_operands;
+
+/* A block kept as the products read it: where it lies, or its pairs split where the products want float32. */
+static block_operands find_block(const apus_attention_job *job, const apus_attention_item *item, int64_t start,
+                                 workspace *w) {
+  const apus_cache_layout *l = job->layout;
+  const int32_t *table = job->batch->page_table + job->batch->table_offsets[item->sequence];
+  const char *block = job->pages + table[start / l->page_size] * l->page_bytes + item->group * l->group_stride +
+                      start % l->page_size / BLOCK_TOKENS * l->block_bytes;
+  block_operands found = {(const operand *)block, (const operand *)(block + l->value_offset)};
+#if !COMPUTE_BF16
+  if (l->key_type == APUS_CACHE_BF16) {
+    split_pairs(block, (l->key + 1) / 2, BLOCK_TOKENS, w->keys);
+    split_pairs(block + l->value_offset, BLOCK_TOKENS / 2, job->padded_width, w->values);
+    found = (block_operands){w->keys, w->values};
+  }
+#endif
+  (void)w;
+  return found;
+}
+
+/* A block kept as rows, packed. */
+static block_operands pack_block(const apus_attention_job *job, const apus_attention_item *item, int64_t start,
+                                 int64_t length, workspace *w) {
+  block_rows rows;
+  find_rows(job, item, start, length, &rows);
+  touch_rows(job->layout, &rows);
+  pack_block_values(job->layout, &rows, job->padded_width, w->values);
+  pack_block_keys(job->layout, &rows, w->keys);
+  return (block_operands){w->keys, w->values};
+}
+
+/* Rows [first, first + rows) of the item against the block at `start`. */
 static void attend_rows(const apus_attention_job *job, const apus_attention_item *item, int64_t start, int64_t length,
-                        int64_t queries, int64_t depth, int64_t first, int rows, workspace *w,
+                        int64_t queries, int64_t depth, int64_t first, int rows, block_operands block, workspace *w,
                         apus_attention_state span) {
   visible_range visible[MICRO_ROWS];
   int64_t low = BLOCK_TOKENS, high = 0;
@@ -311,12 +358,12 @@ static void attend_rows(const apus_attention_job *job, const apus_attention_item
   if (low >= high) return;
   int64_t from = low / SCORE_STEP * SCORE_STEP, to = round_up(high, SCORE_STEP);
   float rescale[MICRO_ROWS];
-  multiply(rows, to - from, depth, w->queries + first * depth, depth, w->keys + from, BLOCK_TOKENS, NULL,
+  multiply(rows, to - from, depth, w->queries + first * depth, depth, block.keys + from, BLOCK_TOKENS, NULL,
            w->scores + from, BLOCK_TOKENS);
   soften(job, rows, from, to, visible, w->scores, w->weights, span.most + first, span.total + first, rescale);
   int64_t k = low / PER_OPERAND, end = (high + PER_OPERAND - 1) / PER_OPERAND;
   multiply(rows, job->padded_width, end - k, w->weights + k, BLOCK_TOKENS / PER_OPERAND,
-           w->values + k * job->padded_width, job->padded_width, rescale, span.sums + first * job->padded_width,
+           block.values + k * job->padded_width, job->padded_width, rescale, span.sums + first * job->padded_width,
            job->padded_width);
 }
 
@@ -337,10 +384,11 @@ static void attend_item(const apus_attention_job *job, const apus_attention_item
     clear(rows, padded, span);
     for (int64_t start = span_begin; start < span_end; start += BLOCK_TOKENS) {
       if (start + BLOCK_TOKENS <= begin || start >= end) continue;
-      pack_block(job, item, start, length, &w);
+      block_operands block = job->layout->blocked ? find_block(job, item, start, &w)
+                                                  : pack_block(job, item, start, length, &w);
       for (int64_t first = 0; first < rows; first += MICRO_ROWS) {
         int count = rows - first < MICRO_ROWS ? (int)(rows - first) : MICRO_ROWS;
-        attend_rows(job, item, start, length, queries, depth, first, count, &w, span);
+        attend_rows(job, item, start, length, queries, depth, first, count, block, &w, span);
       }
     }
     if (item->partial >= 0) continue;

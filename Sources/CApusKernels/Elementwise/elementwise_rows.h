@@ -323,6 +323,33 @@ static void narrow_f8e4m3(int64_t count, const float *x, uint8_t *y) {
   }
 }
 
+static void narrow_q8_0(const float *x, void *block) {
+  vf most = {0};
+  vi nan = {0};
+  for (int i = 0; i < 32; i += LANES) {
+    vf v = load(x + i);
+    nan |= v != v;
+    most = vmax(vabs(v), most);
+  }
+  float scale = max_lanes(most) / 127;
+  for (int lane = 0; lane < LANES; lane++)
+    if (nan[lane]) scale = __builtin_nanf("");
+  uint16_t half;
+  narrow_f16(1, &scale, &half);
+  widen_f16(1, &half, &scale);
+  memcpy(block, &half, 2);
+  float inverse = scale > 0 ? 1 / scale : 0;
+  int32_t integers[32];
+  for (int i = 0; i < 32; i += LANES) {
+    vf scaled = load(x + i) * inverse;
+    scaled = choose(scaled > 127.0f, splat(127), choose(scaled < -127.0f, splat(-127), scaled));
+    vi rounded = (vi)(scaled + 12582912.0f) - 0x4b400000; /* 1.5 * 2^23: the integer lands in the low bits */
+    memcpy(integers + i, &rounded, sizeof rounded);
+  }
+  int8_t *values = (int8_t *)block + 2;
+  for (int i = 0; i < 32; i++) values[i] = (int8_t)integers[i];
+}
+
 #define SCAN_CHUNK 2048
 
 static int64_t non_finite_32(int64_t count, const uint32_t *x) {
@@ -373,6 +400,7 @@ const apus_elementwise_table JOINED(apus_elementwise_, ISA) = {
     .narrow_f16 = narrow_f16,
     .widen_f8e4m3 = widen_f8e4m3,
     .narrow_f8e4m3 = narrow_f8e4m3,
+    .narrow_q8_0 = narrow_q8_0,
     .non_finite_32 = non_finite_32,
     .non_finite_16 = non_finite_16,
 };

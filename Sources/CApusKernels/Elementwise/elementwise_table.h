@@ -24,6 +24,8 @@ typedef struct {
   void (*narrow_f16)(int64_t count, const float *x, uint16_t *y);
   void (*widen_f8e4m3)(int64_t count, const uint8_t *x, float *y);
   void (*narrow_f8e4m3)(int64_t count, const float *x, uint8_t *y);
+  /* 32 values to 34 bytes: a scale (the largest magnitude / 127, rounded to f16), then the int8 nearest to x / scale. */
+  void (*narrow_q8_0)(const float *x, void *block);
   int64_t (*non_finite_32)(int64_t count, const uint32_t *x);
   int64_t (*non_finite_16)(int64_t count, const uint16_t *x, uint16_t exponent);
 } apus_elementwise_table;

@@ -21,8 +21,14 @@ typedef enum { APUS_CACHE_F32 = 0, APUS_CACHE_BF16 = 1, APUS_CACHE_F16 = 2, APUS
 /* Bytes that `width` elements take in a row. */
 int64_t apus_cache_part_bytes(apus_cache_type type, int64_t width);
 
-/* One layer's geometry and where a page keeps its parts (see CacheLayout): [group][token][shared | value | own key], then
- * [token][key kept once]. Offsets and strides in bytes. */
+/* One layer's geometry and where a page keeps its parts (see CacheLayout). Offsets and strides in bytes.
+ *
+ * Rows: [group][token][shared | value | own key], then [token][key kept once].
+ *
+ * Blocks (`blocked`; keys and values separate, f32 or bf16, pages of whole blocks of 64 tokens): [group][block], a block
+ * being what the products read, so that nothing is packed when it is read: float32 keys [key][64 tokens] and values
+ * [64][value rounded up to 16]; or bf16 keys [ceil(key / 2)][64] of pairs (k[2 i], k[2 i + 1]) and values [32][value
+ * rounded up to 16] of pairs (token 2 i, token 2 i + 1). The second of a pair that is not there is zero. */
 typedef struct {
   int64_t query_heads, groups, shared, key, value;
   int32_t key_once;
@@ -30,6 +36,8 @@ typedef struct {
   int64_t page_size, page_bytes;
   int64_t group_stride, row_stride, value_offset, key_offset; /* key_offset: within a row, if the key is not kept once */
   int64_t once_offset, once_stride;                           /* from the page's start */
+  int32_t blocked;
+  int64_t block_bytes; /* of a group's block; value_offset is then that of the values in it */
 } apus_cache_layout;
 
 /* Sequences of one step. Sequence s has `lengths[s]` tokens, of which the last `query_offsets[s + 1] - query_offsets[s]`

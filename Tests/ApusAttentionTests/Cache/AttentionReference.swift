@@ -2,9 +2,9 @@ import ApusAttention
 import ApusTensor
 
 #if canImport(Glibc)
-    import Glibc
+import Glibc
 #elseif canImport(Musl)
-    import Musl
+import Musl
 #endif
 
 /// A small deterministic generator (SplitMix64).

@@ -1,0 +1,7 @@
+import ArgumentParser
+
+/// `apus plan`: what hardware and parallelism a model wants.
+struct Plan: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Plan memory, parallelism and arithmetic intensity.", subcommands: [PlanAttention.self])
+}
