@@ -2,9 +2,9 @@ import CApusKernels
 import Testing
 
 #if canImport(Glibc)
-    import Glibc
+import Glibc
 #elseif canImport(Musl)
-    import Musl
+import Musl
 #endif
 
 extension ElementwiseSuite {
@@ -44,23 +44,23 @@ extension ElementwiseSuite {
 
     @Test func f16MatchesSwiftsOwn() {
         #if !(os(macOS) && arch(x86_64))
-            let x = samples
-            onEveryInstructionSet { pool in
-                var narrow = [UInt16](repeating: 1, count: x.count)
-                apus_convert(pool, 1, Int64(x.count), APUS_FLOAT_F32, x, 0, APUS_FLOAT_F16, &narrow, 0)
-                for (i, value) in x.enumerated() {
-                    let expected = Float16(value)
-                    let found = Float16(bitPattern: narrow[i])
-                    #expect(value.isNaN ? found.isNaN : found.bitPattern == expected.bitPattern, "\(value)")
-                }
-                let all = (0...UInt16.max).map { $0 }
-                var wide = [Float](repeating: 7, count: all.count)
-                apus_convert(pool, 1, Int64(all.count), APUS_FLOAT_F16, all, 0, APUS_FLOAT_F32, &wide, 0)
-                for (bits, found) in zip(all, wide) {
-                    let expected = Float(Float16(bitPattern: bits))
-                    #expect(expected.isNaN ? found.isNaN : found.bitPattern == expected.bitPattern)
-                }
+        let x = samples
+        onEveryInstructionSet { pool in
+            var narrow = [UInt16](repeating: 1, count: x.count)
+            apus_convert(pool, 1, Int64(x.count), APUS_FLOAT_F32, x, 0, APUS_FLOAT_F16, &narrow, 0)
+            for (i, value) in x.enumerated() {
+                let expected = Float16(value)
+                let found = Float16(bitPattern: narrow[i])
+                #expect(value.isNaN ? found.isNaN : found.bitPattern == expected.bitPattern, "\(value)")
             }
+            let all = (0...UInt16.max).map { $0 }
+            var wide = [Float](repeating: 7, count: all.count)
+            apus_convert(pool, 1, Int64(all.count), APUS_FLOAT_F16, all, 0, APUS_FLOAT_F32, &wide, 0)
+            for (bits, found) in zip(all, wide) {
+                let expected = Float(Float16(bitPattern: bits))
+                #expect(expected.isNaN ? found.isNaN : found.bitPattern == expected.bitPattern)
+            }
+        }
         #endif
     }
 
