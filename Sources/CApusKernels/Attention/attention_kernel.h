@@ -115,19 +115,19 @@ static void soften(const apus_attention_job *job, int rows, int64_t low, int64_t
     change[r] = most[r] - bound[r];
     most[r] = peak;
   }
-  for (int at = 0; at < rows; at += LANES) store(change + at, vexp(load(change + at)));
+  for (int at = 0; at < rows; at += LANES) store(change + at, vexp_nonpositive(load(change + at)));
   for (int r = 0; r < rows; r++) {
     vf sum = {0};
 #if COMPUTE_BF16
     for (int64_t t = low; t < high; t += 2 * LANES) {
-      vf a = vexp(values[r][t / LANES] - bound[r]);
-      vf b = vexp(values[r][t / LANES + 1] - bound[r]);
+      vf a = vexp_nonpositive(values[r][t / LANES] - bound[r]);
+      vf b = vexp_nonpositive(values[r][t / LANES + 1] - bound[r]);
       sum += a + b;
       _mm512_storeu_si512(weights + (r * BLOCK_TOKENS + t) / 2, (__m512i)_mm512_cvtne2ps_pbh(b, a));
     }
 #else
     for (int64_t t = low; t < high; t += LANES) {
-      vf a = vexp(values[r][t / LANES] - bound[r]);
+      vf a = vexp_nonpositive(values[r][t / LANES] - bound[r]);
       sum += a;
       store(weights + r * BLOCK_TOKENS + t, a);
     }
@@ -144,8 +144,8 @@ static void merge(int64_t rows, int64_t width, apus_attention_state to, apus_att
     vf most = vmax(a, b);
     vf bound = choose(most == splat(-__builtin_inff()), splat(0), most);
     float keep[LANES], take[LANES];
-    store(keep, vexp(a - bound));
-    store(take, vexp(b - bound));
+    store(keep, vexp_nonpositive(a - bound));
+    store(take, vexp_nonpositive(b - bound));
     store(to.most + r0, most);
     store(to.total + r0, load(to.total + r0) * load(keep) + load(from.total + r0) * load(take));
     for (int64_t r = r0; r < rows && r < r0 + LANES; r++)

@@ -172,7 +172,7 @@ static float sum_of_exponentials(int64_t width, float scale, float most, const f
   vf s0 = {0}, s1 = {0};
   int64_t i = 0;
   for (; i + 2 * LANES <= width; i += 2 * LANES) {
-    vf a = vexp((load(x + i) - most) * scale), b = vexp((load(x + i + LANES) - most) * scale);
+    vf a = vexp_nonpositive((load(x + i) - most) * scale), b = vexp_nonpositive((load(x + i + LANES) - most) * scale);
     if (y) {
       store(y + i, a);
       store(y + i + LANES, b);
@@ -182,7 +182,7 @@ static float sum_of_exponentials(int64_t width, float scale, float most, const f
   }
   for (; i < width; i += LANES) {
     int64_t count = width - i < LANES ? width - i : LANES;
-    vf a = vexp((load_tail(x + i, count, -__builtin_inff()) - most) * scale);
+    vf a = vexp_nonpositive((load_tail(x + i, count, -__builtin_inff()) - most) * scale);
     if (count < LANES) {
       float lanes[LANES];
       store(lanes, a);

@@ -88,6 +88,25 @@ INLINE vf vexp(vf x) {
   return choose(low, splat(0.0f), choose(high, splat(__builtin_inff()), result));
 }
 
+/* e^x for x <= 0 within 2 units in the last place; 0 for -infinity, NaN for NaN. */
+INLINE vf vexp_nonpositive(vf x) {
+#if LANES == 16
+  vf bounded = (vf)_mm512_max_ps((__m512)splat(-104.0f), (__m512)x); /* e^-104 scales to 0; NaN passes as the second */
+  vf whole = (vf)_mm512_roundscale_ps((__m512)(bounded * 1.44269504f), 0);
+  vf r = bounded - whole * 0.693359375f;
+  r = r - whole * -2.12194440e-4f;
+  vf p = r * 1.395060304e-3f + 8.368953425e-3f;
+  p = p * r + 4.166620412e-2f;
+  p = p * r + 1.666651831e-1f;
+  p = p * r + 5.000000096e-1f;
+  p = p * r + 1.0f;
+  p = p * r + 1.0f;
+  return (vf)_mm512_scalef_ps((__m512)p, (__m512)whole);
+#else
+  return vexp(x);
+#endif
+}
+
 /* tanh within 3 units in the last place: a minimax fit of (tanh x - x) / x^3 below 0.62, 1 - 2 / (e^2x + 1) above. */
 INLINE vf vtanh(vf x) {
   vf magnitude = vabs(x), z = x * x;
