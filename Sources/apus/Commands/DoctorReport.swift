@@ -24,7 +24,6 @@ struct DoctorReport {
     let threads = CPUBackend.shared.threads
     let features = String(cString: apus_cpu_features())
     let instructionSet = String(cString: apus_isa())
-    let oneDNN = String(cString: apus_onednn_status())
     let libraries: [(name: String, report: CUDALibraryReport)] = [
         ("driver", CUDALibraries.driver.report), ("NVRTC", CUDALibraries.nvrtc.report),
         ("cuBLASLt", CUDALibraries.cublasLt.report),
@@ -46,7 +45,7 @@ struct DoctorReport {
         }
         add("threads", "\(threads)")
         add("features", features)
-        add("products", "\(instructionSet); oneDNN \(oneDNN)")
+        add("products", instructionSet)
         lines.append("CUDA")
         for (name, report) in libraries {
             add(name, report.status == .loaded ? "\(report.versionText), \(report.path)" : report.message)
@@ -84,7 +83,6 @@ struct DoctorReport {
         let cpu: JSONValue = [
             "threads": .integer(Int64(threads)), "features": .string(features),
             "instructionSet": .string(instructionSet),
-            "oneDNN": .string(oneDNN),
         ]
         let found = libraries.map { name, report -> (String, JSONValue) in
             (
