@@ -26,18 +26,21 @@ def _load():
 _nvrtc = None
 
 
-def compile_kernel(name, defines, cache=None, log=False, folder=KERNELS, extra=()):
-    """cubin (bytes) of Sources/ApusAttention/Kernels/<name> for sm_90a with the given -D values."""
+def compile_kernel(name, defines, cache=None, report=None, folder=KERNELS):
+    """cubin (bytes) of Sources/ApusAttention/Kernels/<name> for sm_90a with the given -D values.
+
+    With a list as `report`, what the assembler says of registers and spills is appended to it.
+    """
     global _nvrtc
     source = open(os.path.join(folder, name)).read()
     headers = sorted(glob.glob(os.path.join(folder, "*.cuh")))
-    options = ["--gpu-architecture=sm_90a", "--std=c++17", "-default-device"] + list(extra)
+    options = ["--gpu-architecture=sm_90a", "--std=c++17", "-default-device"]
     options += [f"-D{key}={value}" for key, value in sorted(defines.items())]
-    if log:
+    if report is not None:
         options.append("--ptxas-options=-v")
     text = source + "".join(open(h).read() for h in headers) + " ".join(options)
     key = hashlib.sha256(text.encode()).hexdigest()[:24]
-    if cache and not log:
+    if cache and report is None:
         path = os.path.join(cache, key + ".cubin")
         if os.path.exists(path):
             return open(path, "rb").read()
@@ -55,14 +58,16 @@ def compile_kernel(name, defines, cache=None, log=False, folder=KERNELS, extra=(
     text = ctypes.create_string_buffer(size.value)
     _nvrtc.nvrtcGetProgramLog(program, text)
     message = text.value.decode().strip()
-    if message and (log or code):
+    if report is not None:
+        report.append(message)
+    elif message:
         print(message)
     check(code, name)
     check(_nvrtc.nvrtcGetCUBINSize(program, ctypes.byref(size)), name)
     cubin = ctypes.create_string_buffer(size.value)
     check(_nvrtc.nvrtcGetCUBIN(program, cubin), name)
     _nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
-    if cache and not log:
+    if cache and report is None:
         os.makedirs(cache, exist_ok=True)
         temporary = f"{path}.{os.getpid()}"
         open(temporary, "wb").write(cubin.raw)

@@ -1,0 +1,69 @@
+"""The GPU decode kernels compile for sm_90a, use the instructions they are built on, and spill no register."""
+
+import collections
+import os
+import pathlib
+import struct
+import sys
+import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "Benchmarks/gpu"))
+
+import nvrtc
+from settings import configure
+
+Geometry = collections.namedtuple("Geometry", "heads groups shared value key once")
+# Low 12 bits of an instruction of sm_90; HGMMA with its first operand in shared memory or in registers.
+HGMMA, HGMMA_REGISTERS, UTMALDG, LDGSTS, LDL, STL = 0x9F0, 0xDF0, 0x5B4, 0xFAE, 0x983, 0x387
+
+
+def instructions(cubin):
+    """How often each opcode occurs in the code of an ELF file."""
+    sections, entry, count = (struct.unpack_from(kind, cubin, at)[0] for kind, at in (("<Q", 40), ("<H", 58), ("<H", 60)))
+    found = collections.Counter()
+    for i in range(count):
+        kind, flags, _, offset, size = struct.unpack_from("<IQQQQ", cubin, sections + i * entry + 4)
+        if kind == 1 and flags & 4:
+            found.update(word & 0xFFF for word, _ in struct.iter_unpack("<QQ", cubin[offset : offset + size]))
+    return found
+
+
+class DecodeKernels(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        try:
+            nvrtc.compile_kernel("schedule.cu", {})
+        except (FileNotFoundError, OSError) as missing:
+            if os.environ.get("APUS_TEST_NVRTC") == "required":
+                raise
+            raise unittest.SkipTest(str(missing))
+
+    def compile(self, name, definitions):
+        report = []
+        cubin = nvrtc.compile_kernel(name + ".cu", definitions, report=report)
+        self.assertIn("0 bytes spill stores, 0 bytes spill loads", report[0], (name, definitions))
+        self.assertNotIn("wgmma", report[0], "the assembler serialises the products")
+        found = instructions(cubin)
+        self.assertEqual((found[LDL], found[STL]), (0, 0), (name, definitions))
+        return found
+
+    def test_decode(self):
+        gla, mla, gta = Geometry(128, 2, 256, 0, 64, 1), Geometry(128, 1, 512, 0, 64, 1), Geometry(32, 2, 64, 64, 64, 1)
+        cases = [(gla, 64, 64), (gla, 128, 64), (gla, 64, 1), (gla, 128, 1), (mla, 64, 64), (mla, 64, 1), (gta, 64, 64)]
+        cases += [(Geometry(32, 2, 48, 48, 48, 1), 64, 1), (Geometry(16, 1, 128, 0, 32, 1), 64, 16)]
+        cases += [(Geometry(32, 2, 0, width, width, 0), 64, 64) for width in (64, 128, 256)]
+        for geometry, rows, page in cases:
+            with self.subTest(geometry=geometry, rows=rows, page=page):
+                name, definitions, shared, resident = configure(geometry, rows, page)
+                self.assertLessEqual((shared + 1024 + 2048) * resident, 228 * 1024)
+                found = self.compile(name, definitions)
+                self.assertGreater(found[HGMMA] + found[HGMMA_REGISTERS], 0)
+                self.assertGreater(found[LDGSTS if page == 1 else UTMALDG], 0)
+
+    def test_plain_kernels(self):
+        self.compile("schedule", {})
+        nvrtc.compile_kernel("naive_decode.cu", {})
+
+
+if __name__ == "__main__":
+    unittest.main()
