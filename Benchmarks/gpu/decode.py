@@ -56,7 +56,7 @@ class Decode:
     """One setting: geometry, lengths and a ring of caches; `run(i)` runs on cache i of the ring."""
 
     def __init__(self, geometry, query_tokens, lengths, page_size, ring=1, poison=False, gain=1.0, seed=0, piece_cost=2,
-                 slack=5, **changes):
+                 slack=5, fp8=False, **changes):
         generator = torch.Generator("cuda").manual_seed(seed)
         g = self.geometry = geometry
         self.tokens, self.lengths, self.page_size, self.ring = query_tokens, lengths, page_size, ring
@@ -65,7 +65,8 @@ class Decode:
         self.batch = batch
         self.width, query_width = g.shared + g.value, g.shared + g.key
         self.row_width = self.width + (0 if g.once else g.key)
-        name, self.defines, shared, resident = configure(g, rows, page_size, **changes)
+        self.fp8 = fp8
+        name, self.defines, shared, resident = configure(g, rows, page_size, fp8, **changes)
         tile_rows = 64 * self.defines["WARPGROUPS"] // (2 if self.width > 256 else 1)
         row_tiles = -(-rows // tile_rows)
         tiles = g.groups * row_tiles
@@ -75,8 +76,10 @@ class Decode:
         self.scale = 1 / math.sqrt(query_width if not g.shared or g.value else g.shared // 2 + g.key)
 
         stride = max(1, max(-(-n // page_size) for n in lengths))
-        self.plane = page_size * g.groups * self.row_width
-        page_elements = self.plane + page_size * g.key * g.once
+        # Bytes of a page: rows, the key kept once, with FP8 the scales.
+        rows_bytes = page_size * g.groups * self.row_width * (1 if fp8 else 2)
+        self.parts = rows_bytes, page_size * g.key * g.once * 2, page_size * g.groups * 4 * fp8
+        page_bytes = sum(self.parts)
         used = [-(-n // page_size) for n in lengths]
         pages = sum(used) * ring + 1
         order = torch.randperm(pages, device="cuda", generator=generator, dtype=torch.int32)
@@ -86,17 +89,24 @@ class Decode:
             for b in range(batch):
                 self.table[r, b, : used[b]] = order[at : at + used[b]]
                 at += used[b]
-        self.cache = torch.empty(pages, page_elements, dtype=torch.bfloat16, device="cuda")
-        for part in self.cache.split(max(1, 2**27 // page_elements)):
-            part.normal_(generator=generator)
+        self.cache = torch.empty(pages, page_bytes, dtype=torch.uint8, device="cuda")
+        for part in self.cache.split(max(1, 2**28 // page_bytes)):
+            for target in self.views(part):
+                values = torch.randn(target.shape, device="cuda", generator=generator)
+                if target.dtype == torch.float32:  # scales: powers of two
+                    values = torch.exp2(values.clamp(-2, 2).round())
+                target.copy_(values)
         if poison:  # whatever lies behind the end of a sequence must not matter
-            self.cache[order[at:].long()] = float("nan")
-            for b, n in enumerate(lengths):
-                if n % page_size:
-                    for r in range(ring):
-                        page = self.cache[int(self.table[r, b, used[b] - 1])]
-                        page[: self.plane].view(g.groups, page_size, self.row_width)[:, n % page_size :] = float("nan")
-                        page[self.plane :].view(page_size, g.key * g.once)[n % page_size :] = float("nan")
+            for target in self.views(self.cache):
+                nan = torch.tensor(math.nan, device="cuda").to(target.dtype)
+                token = target.dim() - (1 if target.dtype == torch.float32 else 2)
+                as_bytes = {1: torch.uint8, 2: torch.int16, 4: torch.int32}[target.element_size()]
+                target, nan = target.view(as_bytes), nan.view(as_bytes)
+                target[order[at:].long()] = nan
+                for b, n in enumerate(lengths):
+                    for r in range(ring if n % page_size else 0):
+                        page = target[int(self.table[r, b, used[b] - 1])]
+                        page.narrow(token - 1, n % page_size, page_size - n % page_size).fill_(nan)
         self.query = torch.randn(batch, query_tokens, g.heads, query_width, device="cuda", generator=generator).mul_(gain).bfloat16()
         self.output = torch.full((batch, query_tokens, g.heads, self.width), float("nan"), dtype=torch.bfloat16, device="cuda")
         self.lse = torch.full((batch, query_tokens, g.heads), float("nan"), device="cuda")
@@ -117,17 +127,20 @@ class Decode:
         self.main = kernel(name + ".cu", name, shared, **self.defines)
         box = min(page_size, self.defines["BLOCK_N"])
         base, w = self.cache.data_ptr(), self.row_width
-        strides = (w * 2, 128, page_size * w * 2, page_elements * 2)
+        strides = (w * 2, 128, page_size * w * 2, page_bytes)
         rows_map = key_map = query_map = tensor_map(base, (64, 1), (128,), (64, 1))
         if page_size % 8 == 0:
-            if w % 64:
+            if fp8:
+                rows_map = tensor_map(
+                    base, (w, page_size, 1, g.groups, pages), (w, w, page_size * w, page_bytes), (w, box, 1, 1, 1), bits=8)
+            elif w % 64:
                 rows_map = tensor_map(base, (w, page_size, 1, g.groups, pages), strides, (64, box, 1, 1, 1))
             else:
                 panels = w // 64 if box == self.defines["BLOCK_N"] else 1
                 rows_map = tensor_map(base, (64, page_size, w // 64, g.groups, pages), strides, (64, box, panels, 1, 1))
             if g.once:
                 key_map = tensor_map(
-                    base + self.plane * 2, (g.key, page_size, pages), (g.key * 2, page_elements * 2), (64, box, 1))
+                    base + rows_bytes, (g.key, page_size, pages), (g.key * 2, page_bytes), (64, box, 1))
         if self.defines["QUERY_TILES"] and query_width > 64:
             head_box = min(64, per_group)
             query_map = tensor_map(
@@ -139,9 +152,18 @@ class Decode:
             Params(
                 self.query.data_ptr(), base, self.table[r].data_ptr(), pieces.data_ptr(), splits.data_ptr(),
                 arrivals.data_ptr(), self.output.data_ptr(), self.lse.data_ptr(), partial.data_ptr(), partial_lse.data_ptr(),
-                page_elements, stride, query_tokens, g.heads, per_group, g.groups, self.lanes, row_tiles,
+                page_bytes // 2, stride, query_tokens, g.heads, per_group, g.groups, self.lanes, row_tiles,
                 self.scale * math.log2(math.e))
             for r in range(ring)]
+
+    def views(self, pages):
+        """Rows [page][group][token][width], the key kept once [page][token][width], scales [page][group][token]."""
+        g, (rows, key, _) = self.geometry, self.parts
+        kinds = [torch.float8_e4m3fn if self.fp8 else torch.bfloat16, torch.bfloat16, torch.float32]
+        shapes = [(g.groups, self.page_size, self.row_width), (self.page_size, g.key), (g.groups, self.page_size)]
+        cuts = [pages[:, :rows], pages[:, rows : rows + key], pages[:, rows + key :]]
+        return [
+            cut.view(kind).unflatten(1, shape) for cut, kind, shape in zip(cuts, kinds, shapes) if cut.shape[1]]
 
     def run(self, i=0, overlap=False):
         self.main(self.workers * self.lanes, self.threads, *self.maps, self.params[i % self.ring], overlap=overlap)
@@ -158,13 +180,15 @@ class Decode:
     def reference(self, b, ring=0):
         """Sequence b in float64: output [query token][head][width], lse."""
         g, n = self.geometry, self.lengths[b]
-        pages = self.cache[self.table[ring, b, : -(-n // self.page_size)].long()]
-        rows = pages[:, : self.plane].view(-1, g.groups, self.page_size, self.row_width)
-        rows = rows.transpose(1, 2).reshape(-1, g.groups, self.row_width)[:n].double()
+        views = self.views(self.cache[self.table[ring, b, : -(-n // self.page_size)].long()])
+        rows = views[0].to(torch.float32).double()
+        if self.fp8:
+            rows = rows * views[2].double()[..., None]
+        rows = rows.transpose(1, 2).reshape(-1, g.groups, self.row_width)[:n]
         q = self.query[b].double().view(self.tokens, g.groups, g.heads // g.groups, -1)
         s = torch.einsum("tghd,lgd->tghl", q[..., : g.shared], rows[..., : g.shared])
         if g.once:
-            key = pages[:, self.plane :].reshape(-1, g.key)[:n].double()
+            key = views[1].reshape(-1, g.key)[:n].double()
             s = s + torch.einsum("tghd,ld->tghl", q[..., g.shared :], key)
         else:
             s = s + torch.einsum("tghd,lgd->tghl", q[..., g.shared :], rows[..., self.width :])
@@ -205,7 +229,7 @@ class Decode:
     def bytes(self):
         """KV (the key kept once read once); queries and output."""
         g = self.geometry
-        kv = sum(self.lengths) * (g.groups * self.row_width + g.key * g.once) * 2
+        kv = sum(self.lengths) * sum(self.parts) // self.page_size
         return kv, self.query.numel() * 2 + self.output.numel() * 2
 
     def flops(self):

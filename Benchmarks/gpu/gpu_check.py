@@ -5,6 +5,7 @@ usage: gpu_check.py [--cases N] [--no-timing] [--rows i,j,...] [--page-size P]
 
 import argparse
 import ctypes
+import math
 import os
 import random
 import sys
@@ -66,10 +67,15 @@ def random_geometry(rng, family):
 def random_case(rng, family):
     batch = rng.choice([1, 2, 3, 7, 20])
     top = rng.choice([70, 600, 4000])
+    fp8 = family == "fp8"
+    while True:
+        geometry = random_geometry(rng, rng.choice(["latent", "tied"]) if fp8 else family)
+        if not fp8 or geometry.shared + geometry.value <= 256:
+            break
     return dict(
-        geometry=random_geometry(rng, family), query_tokens=rng.choice([1, 1, 2, 2, 3, 4, 5, 8, 16]),
+        geometry=geometry, fp8=fp8, query_tokens=rng.choice([1, 1, 2, 2, 3, 4, 5, 8, 16]),
         lengths=[rng.choice([0, 1, rng.randint(0, 130), rng.randint(1, top)]) for _ in range(batch)],
-        page_size=rng.choice([1, 16, 64, 64, 128]), poison=True, gain=rng.choice([1.0, 1.0, 0.1, 30.0]),
+        page_size=rng.choice([16, 64, 64, 128] if fp8 else [1, 16, 64, 64, 128]), poison=True, gain=rng.choice([1.0, 1.0, 0.1, 30.0]),
         seed=rng.randint(0, 2**31), slack=rng.choice([0, 5]))
 
 
@@ -83,7 +89,7 @@ def run_cases(family, count, seed=None):
         setting = Decode(**case)
         error, repeatable = setting.check()
         ok = error < 5e-3 and repeatable
-        if i % 10 == 0 and max(case["lengths"]) < 700:
+        if i % 10 == 0 and family != "fp8" and max(case["lengths"]) < 700:
             slow = setting.errors(*setting.naive())
             naive = max(naive, slow)
             ok = ok and slow < 1e-5
@@ -105,7 +111,7 @@ def time_rows(rows, bandwidth, rate, variants=({},), page_size=64):
         ring = max(1, -(-512 * 2**20 // (batch * length * row * 2)))
         for variant in variants:
             try:
-                case = Decode(geometry, tokens, [length] * batch, page_size, ring=ring, **variant)
+                case = Decode(geometry, tokens, [length] * batch, page_size, ring=ring * (1 + variant.get("fp8", False)), **variant)
                 error, repeatable = case.check(sample=2)
                 plain = time_graph(lambda i: case.run(i))
                 overlapped = time_graph(lambda i: case.run(i, overlap=True))
@@ -126,18 +132,35 @@ def time_rows(rows, bandwidth, rate, variants=({},), page_size=64):
             torch.cuda.empty_cache()
 
 
+def time_ragged(seeds=5):
+    """GLA-2, one query token: log-uniform lengths from 512 to 32768, rescaled to mean 8192, against equal ones."""
+    equal = time_graph(Decode(GLA, 1, [8192] * 128, 64).run)
+    for seed in range(seeds):
+        rng = random.Random(seed)
+        lengths = [math.exp(rng.uniform(math.log(512), math.log(32768))) for _ in range(128)]
+        lengths = [round(n * 8192 * 128 / sum(lengths)) for n in lengths]
+        case = Decode(GLA, 1, lengths, 64)
+        error, repeatable = case.check(sample=2)
+        took = time_graph(case.run)
+        right = "right" if error < 5e-3 and repeatable else f"WRONG {error} {repeatable}"
+        print(f"ragged, seed {seed}: {took:.1f} us, {took / equal * sum([8192] * 128) / sum(lengths):.3f} of equal lengths' {equal:.1f} | {right}", flush=True)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--cases", type=int, default=200, help="random cases a family")
+    parser.add_argument("--seed", type=int)
     parser.add_argument("--no-timing", action="store_true")
     parser.add_argument("--rows")
     parser.add_argument("--page-size", type=int, default=64)
     arguments = parser.parse_args()
     print(torch.cuda.get_device_name(), flush=True)
-    failed = sum(run_cases(family, arguments.cases) for family in ("latent", "tied", "grouped"))
+    failed = sum(run_cases(family, arguments.cases, arguments.seed) for family in ("latent", "tied", "grouped", "fp8"))
     if not arguments.no_timing:
         bandwidth, rate = anchors()
         print(f"read {bandwidth:.2f} TB/s, bf16 product {rate:.0f} TFLOP/s", flush=True)
         rows = ROWS if not arguments.rows else [ROWS[int(i)] for i in arguments.rows.split(",")]
         time_rows(rows, bandwidth, rate, page_size=arguments.page_size)
+        time_rows([row for row in rows if row[0] in ("GLA-2 128", "GLA rank 16", "GTA-4 64")], bandwidth, rate, variants=({"fp8": True},))
+        time_ragged()
     sys.exit(1 if failed else 0)

@@ -3,7 +3,7 @@
 STATIC = 2048  # bytes of shared memory that the kernels declare themselves, rounded up
 
 
-def configure(geometry, rows, page_size, **changes):
+def configure(geometry, rows, page_size, fp8=False, **changes):
     """(kernel, definitions, bytes of dynamic shared memory, blocks on a multiprocessor).
 
     Shared memory holds the queries of a tile and KV stages. More than about 120 KiB of loads on their way only
@@ -23,10 +23,14 @@ def configure(geometry, rows, page_size, **changes):
         block = 32
     stage = panels * block * 128
     most = 6 if page_size % 8 or groups == 2 else max(3, 120 * 1024 // resident // stage)
+    if fp8:  # two blocks as the consumers see them, the rest for blocks as they are kept
+        most, raw = 2, block * (width + 128) + 1024
+        changes.update(FP8=1, RAW_STAGES=min(6, (limit - query - 2 * stage) // raw))
     stages = changes.pop("STAGES", min(most, (limit - query) // stage))
     per_group = g.heads // g.groups
     tiles = changes.pop("QUERY_TILES", int(64 % per_group == 0 or per_group % 64 == 0))
     definitions = dict(
         SHARED=g.shared, VALUE=g.value, KEY=g.key, KEY_ONCE=g.once, PAGE_SIZE=page_size, BLOCK_N=block, STAGES=stages,
         WARPGROUPS=groups, QUERY_TILES=tiles, **changes)
-    return "decode_wide" if wide else "decode", definitions, query + stages * stage, resident
+    shared = query + stages * stage + (definitions["RAW_STAGES"] * raw if fp8 else 0)
+    return "decode_wide" if wide else "decode", definitions, shared, resident

@@ -9,7 +9,7 @@
 // Floor: KV bytes over bandwidth, or 2 x rows x tokens x (Q_WIDTH + V_WIDTH) operations over rate.
 #include "decode_rows.cuh"
 
-static_assert(VALUE_PARTS == 1 && STAGES >= 3, "settings of this kernel");
+static_assert(VALUE_PARTS == 1 && STAGES >= (FP8 ? 2 : 3), "settings of this kernel");
 
 extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) decode(
     const __grid_constant__ TensorMap rows_map, const __grid_constant__ TensorMap key_map,
@@ -27,15 +27,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) decode(
 
     if (warpgroup == WARPGROUPS) {
 #if WARPGROUPS == 2 || RESIDENT == 2
-        registers_shrink<GATHER ? 56 : 40>();
+        registers_shrink<PRODUCER_REGISTERS>();
 #endif
         produce(p, maps, b, index, lane_index, thread);
         return;
     }
 #if RESIDENT == 2
-    registers_grow<GATHER ? 200 : 216>();
+    registers_grow<256 - PRODUCER_REGISTERS>();
 #elif WARPGROUPS == 2
-    registers_grow<GATHER ? 224 : 232>();
+    registers_grow<GATHER || FP8 ? 224 : 232>();
 #endif
 #if WARPGROUPS == 2
     if (warpgroup == 1) named_arrive(2, CONSUMERS);  // the first turn is warpgroup 0's

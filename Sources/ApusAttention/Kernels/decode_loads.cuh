@@ -19,7 +19,7 @@
 // kept once. The queries of 64 rows are Q_PANELS such panels; their last columns stay in registers.
 //
 // Set at compile time: SHARED, VALUE, KEY (multiples of 16), KEY_ONCE, PAGE_SIZE, BLOCK_N, STAGES, WARPGROUPS
-// (consumers, 1 or 2), QUERY_TILES (64 is a multiple of the heads of a group or divides them, so that the copy engine
+// (consumers, 1 or 2), FP8 (an FP8 cache: decode_fp8.cuh, with RAW_STAGES), QUERY_TILES (64 is a multiple of the heads of a group or divides them, so that the copy engine
 // can bring the queries).
 #pragma once
 
@@ -32,6 +32,12 @@
 #endif
 #ifndef GATHER
 #define GATHER (PAGE_SIZE % 8 != 0)
+#endif
+#ifndef FP8
+#define FP8 0
+#endif
+#ifndef RAW_STAGES
+#define RAW_STAGES 0
 #endif
 #ifndef QUERY_TILES
 #define QUERY_TILES 1
@@ -116,9 +122,11 @@ struct Buffers {
     u32 stages;  // STAGES x STAGE_BYTES
     u32 full, empty;  // barriers of the stages
     u32 query_full, query_empty, merge_full;
+    u32 raw, raw_full;  // of an FP8 cache
 };
 
-#define BARRIERS (2 * STAGES + 3)
+#define BARRIERS (2 * STAGES + 3 + RAW_STAGES)
+#define PRODUCER_REGISTERS (GATHER || FP8 ? 56 : 40)
 
 __device__ __forceinline__ Buffers prepare_buffers(void *memory, u64 *barriers, const Maps &maps) {
     Buffers b;
@@ -129,14 +137,17 @@ __device__ __forceinline__ Buffers prepare_buffers(void *memory, u64 *barriers, 
     b.query_full = b.empty + 8 * STAGES;
     b.query_empty = b.query_full + 8;
     b.merge_full = b.query_empty + 8;
+    b.raw = b.stages + STAGES * STAGE_BYTES;
+    b.raw_full = b.merge_full + 8;
     if (threadIdx.x == 0) {
         for (int i = 0; i < STAGES; ++i) {
-            barrier_init(b.full + 8 * i, GATHER ? 128 : 1);
+            barrier_init(b.full + 8 * i, GATHER || FP8 ? 128 : 1);
             barrier_init(b.empty + 8 * i, WARPGROUPS * 4);
         }
-        barrier_init(b.query_full, QUERY_TILES ? 1 : GATHER ? 128 : 96);
+        barrier_init(b.query_full, QUERY_TILES ? 1 : GATHER || FP8 ? 128 : 96);
         barrier_init(b.query_empty, ROW_GROUPS * 4);
         barrier_init(b.merge_full, 1);
+        for (int i = 0; i < RAW_STAGES; ++i) barrier_init(b.raw_full + 8 * i, 1);
         barrier_init_fence();
         if (QUERY_TILES) prefetch_map(maps.query);
         if (!GATHER) {
@@ -177,11 +188,11 @@ __device__ __forceinline__ void prefetch_queries(const Decode &p, const TensorMa
 __device__ __forceinline__ void load_queries(
     const Decode &p, const Piece &piece, int2 tile, u32 target, int thread, int threads
 ) {
-    const int chunks = Q_PANELS * 8;
+    const int chunks = Q_PANELS > 0 ? Q_PANELS * 8 : 1;
     int rows = p.heads_per_group * p.query_tokens;
     const bf16_bits *base = p.query + (long long)piece.sequence * p.query_tokens * p.query_heads * Q_WIDTH;
 #pragma unroll 1
-    for (int i = thread; i < TILE_ROWS * chunks; i += threads) {
+    for (int i = thread; i < TILE_ROWS * Q_PANELS * 8; i += threads) {
         int local = i / chunks, chunk = i % chunks;
         int row = tile.y * TILE_ROWS + local;
         int token = row / p.heads_per_group;
@@ -252,60 +263,62 @@ __device__ __forceinline__ void gather_block(
 }
 #endif
 
-#if GATHER
+#if FP8
+#include "decode_fp8.cuh"
+#elif GATHER
 // All producer warps: queries and blocks of the pieces from `index` on.
 __device__ __forceinline__ void produce(
     const Decode &p, const Maps &maps, const Buffers &b, int index, int lane_index, int thread
 ) {
     const int warp = thread / 32, lane = thread % 32;
-u32 filled = 0, piece_count = 0;
-while (index >= 0) {
-    Piece piece = load_piece(p.pieces, index);
-    if (piece.sequence < 0) break;
-    int2 tile = lane_tile(p, piece, lane_index);
-    const int *table = p.page_table + (long long)piece.sequence * p.page_stride;
-    int page = gather_page(table, piece.length, piece.last_block - 1, warp, lane);
-    // But for the first piece, the queries' buffer is free later than the first blocks' buffers.
-    int until_queries = piece_count == 0 ? 0 : min(2, piece.last_block - piece.first_block);
+    u32 filled = 0, piece_count = 0;
+    while (index >= 0) {
+        Piece piece = load_piece(p.pieces, index);
+        if (piece.sequence < 0) break;
+        int2 tile = lane_tile(p, piece, lane_index);
+        const int *table = p.page_table + (long long)piece.sequence * p.page_stride;
+        int page = gather_page(table, piece.length, piece.last_block - 1, warp, lane);
+        // But for the first piece, the queries' buffer is free later than the first blocks' buffers.
+        int until_queries = piece_count == 0 ? 0 : min(2, piece.last_block - piece.first_block);
 #pragma unroll 1
-    for (int block = piece.last_block - 1; block >= piece.first_block - 1; --block, --until_queries) {
-        if (until_queries == 0) {
-            barrier_wait(b.query_empty, (piece_count & 1) ^ 1);
+        for (int block = piece.last_block - 1; block >= piece.first_block - 1; --block, --until_queries) {
+            if (until_queries == 0) {
+                barrier_wait(b.query_empty, (piece_count & 1) ^ 1);
 #if QUERY_TILES
-            if (thread == 0) load_queries(p, maps.query, piece, tile, b.query, b.query_full);
+                if (thread == 0) load_queries(p, maps.query, piece, tile, b.query, b.query_full);
 #else
-            load_queries(p, piece, tile, b.query, thread, 128);
-            copies_arrive(b.query_full);
+                load_queries(p, piece, tile, b.query, thread, 128);
+                copies_arrive(b.query_full);
 #endif
-            ++piece_count;
+                ++piece_count;
+            }
+            if (block < piece.first_block) break;
+            u32 slot = filled % STAGES, parity = (filled / STAGES) & 1;
+            int next_page = gather_page(table, piece.length, block - 1, warp, lane);
+            barrier_wait(b.empty + 8 * slot, parity ^ 1);
+            gather_block(p, page, piece.length, tile.x, block, b.stages + slot * STAGE_BYTES, warp, lane);
+            copies_commit();
+            // A block is handed over GATHER_LAG blocks later: that many are always on their way.
+            if (piece.last_block - block > GATHER_LAG) {
+                copies_wait<GATHER_LAG>();
+                fence_async_proxy();
+                barrier_arrive(b.full + 8 * ((filled - GATHER_LAG) % STAGES));
+            }
+            page = next_page;
+            ++filled;
         }
-        if (block < piece.first_block) break;
-        u32 slot = filled % STAGES, parity = (filled / STAGES) & 1;
-        int next_page = gather_page(table, piece.length, block - 1, warp, lane);
-        barrier_wait(b.empty + 8 * slot, parity ^ 1);
-        gather_block(p, page, piece.length, tile.x, block, b.stages + slot * STAGE_BYTES, warp, lane);
-        copies_commit();
-        // A block is handed over GATHER_LAG blocks later: that many are always on their way.
-        if (piece.last_block - block > GATHER_LAG) {
-            copies_wait<GATHER_LAG>();
-            fence_async_proxy();
-            barrier_arrive(b.full + 8 * ((filled - GATHER_LAG) % STAGES));
-        }
-        page = next_page;
-        ++filled;
-    }
-    copies_wait<0>();
-    fence_async_proxy();
-    for (int i = min(GATHER_LAG, piece.last_block - piece.first_block); i > 0; --i)
-        barrier_arrive(b.full + 8 * ((filled - i) % STAGES));
+        copies_wait<0>();
+        fence_async_proxy();
+        for (int i = min(GATHER_LAG, piece.last_block - piece.first_block); i > 0; --i)
+            barrier_arrive(b.full + 8 * ((filled - i) % STAGES));
 #if QUERY_TILES
-    if (thread == 0 && piece.next >= 0) {
-        Piece next = load_piece(p.pieces, piece.next);
-        prefetch_queries(p, maps.query, next, lane_tile(p, next, lane_index));
-    }
+        if (thread == 0 && piece.next >= 0) {
+            Piece next = load_piece(p.pieces, piece.next);
+            prefetch_queries(p, maps.query, next, lane_tile(p, next, lane_index));
+        }
 #endif
-    index = piece.next;
-}
+        index = piece.next;
+    }
 }
 #else
 // One warp: the blocks of the pieces from `index` on.

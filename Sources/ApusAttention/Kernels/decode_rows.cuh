@@ -154,7 +154,10 @@ struct Partials {
 
 // At a piece's start: its split is wanted at the end, when a read would be waited for.
 __device__ __forceinline__ void fetch_split(const Decode &p, const Piece &piece, Partials &partials, int number) {
-    if (piece.slot >= 0 && threadIdx.x == 0) copy_16(shared_address(&partials.items[number]), p.splits + piece.split, 16);
+    if (piece.slot >= 0 && threadIdx.x == 0) {
+        copy_16(shared_address(&partials.items[number]), p.splits + piece.split, 16);
+        copies_commit();
+    }
 }
 
 // After all consumers have written a partial result: whoever sees the count complete may read them.
@@ -170,7 +173,10 @@ __device__ __forceinline__ void announce_partial(
 
 // After the last piece all of shared memory serves the merge: weights, then staged partial rows.
 #define MERGE_WEIGHTS 2048
-#define MERGE_BYTES (ROW_GROUPS * Q_BYTES + STAGES * STAGE_BYTES - MERGE_WEIGHTS)
+#if !FP8
+#define RAW_BYTES 0
+#endif
+#define MERGE_BYTES (ROW_GROUPS * Q_BYTES + STAGES * STAGE_BYTES + RAW_STAGES * RAW_BYTES - MERGE_WEIGHTS)
 #define MERGE_PARTS (VALUE_PARTS * RESIDENT)
 static_assert(MERGE_BYTES >= 132 * RESIDENT * (V_WIDTH / MERGE_PARTS) * 4, "shared memory of the merge");
 

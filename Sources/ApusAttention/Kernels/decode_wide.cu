@@ -142,6 +142,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) decode_wide(
             const float2 finished[2] = {finish_row(state, 0), finish_row(state, 1)};
             named_sync(WEIGHTS_FREE, CONSUMERS);
             write_factors(handover, {finished[0].x, finished[1].x}, warp, lane);
+            __threadfence_block();
             named_arrive(WEIGHTS_READY, CONSUMERS);
             if (next_piece.sequence >= 0)
                 load_tail_queries(p, next_piece, lane_tile(p, next_piece, lane_index), 0, warp, lane, tail);
@@ -178,6 +179,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) decode_wide(
             }
             named_sync(WEIGHTS_READY, CONSUMERS);
             const float2 inverse = read_factors(handover, warp, lane);
+            __threadfence_block();
             named_arrive(WEIGHTS_FREE, CONSUMERS);
             const float2 finished[2] = {{inverse.x, 0.0f}, {inverse.y, 0.0f}};
             write_result(p, piece, tile, lane_index, o, finished, 0, O_WIDTH, thread);

@@ -131,7 +131,28 @@ __device__ __forceinline__ void prefetch_tile_5d(const TensorMap *map, int c0, i
 
 // 16 bytes, or 16 zero bytes when `bytes` is 0.
 __device__ __forceinline__ void copy_16(u32 target, const void *source, u32 bytes) {
-    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(target), "l"(source), "r"(bytes) : "memory");
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(target), "l"(source), "r"(bytes) : "memory");
+}
+
+__device__ __forceinline__ u32 load_shared_4(u32 source) {
+    u32 word;
+    asm volatile("ld.shared.b32 %0, [%1];" : "=r"(word) : "r"(source) : "memory");
+    return word;
+}
+
+__device__ __forceinline__ uint4 load_shared_16(u32 source) {
+    uint4 words;
+    asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(words.x), "=r"(words.y), "=r"(words.z), "=r"(words.w)
+                 : "r"(source)
+                 : "memory");
+    return words;
+}
+
+__device__ __forceinline__ void store_shared_16(u32 target, uint4 words) {
+    asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(target), "r"(words.x), "r"(words.y), "r"(words.z),
+                 "r"(words.w)
+                 : "memory");
 }
 
 __device__ __forceinline__ void store_shared_4(u32 target, u32 word) {
@@ -190,6 +211,22 @@ __device__ __forceinline__ u32 pack_bf16(float low, float high) {
     u32 packed;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
     return packed;
+}
+
+// Products of two bf16 each, subnormal operands included.
+__device__ __forceinline__ u32 multiply_bf16(u32 a, u32 b) {
+    u32 product;
+    asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(product) : "r"(a), "r"(b));
+    return product;
+}
+
+// Bytes 0 and 1, or 2 and 3, to the low bytes of two halves.
+__device__ __forceinline__ u32 spread_low(u32 bytes) {
+    return __byte_perm(bytes, 0, 0x4140);
+}
+
+__device__ __forceinline__ u32 spread_high(u32 bytes) {
+    return __byte_perm(bytes, 0, 0x4342);
 }
 
 __device__ __forceinline__ float bf16_to_float(bf16_bits x) {
