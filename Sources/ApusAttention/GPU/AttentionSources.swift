@@ -14,6 +14,7 @@ public enum AttentionSources {
 
     /// What the kernel files include.
     public static let headers: [CUDASource.Header] = [
+        CUDASource.Header(name: "decode_fp8.cuh", text: text(PackageResources.decode_fp8_cuh)),
         CUDASource.Header(name: "decode_loads.cuh", text: text(PackageResources.decode_loads_cuh)),
         CUDASource.Header(name: "decode_rows.cuh", text: text(PackageResources.decode_rows_cuh)),
         CUDASource.Header(name: "merge.cuh", text: text(PackageResources.merge_cuh)),
