@@ -16,6 +16,7 @@ public final class Storage: @unchecked Sendable {
     public let byteCount: Int
     private let owner: AnyObject?
     private let capacity: Int
+    private let isFileMapping: Bool
 
     /// Uninitialised memory, 64-byte aligned. Precondition: `byteCount >= 0`. Stops the process when there is none;
     /// use ``allocate(byteCount:)`` where the size comes from outside.
@@ -25,6 +26,7 @@ public final class Storage: @unchecked Sendable {
         base = pointer
         capacity = size
         owner = nil
+        isFileMapping = false
         self.byteCount = byteCount
     }
 
@@ -33,15 +35,29 @@ public final class Storage: @unchecked Sendable {
         self.byteCount = byteCount
         self.capacity = capacity
         self.owner = owner
+        isFileMapping = false
     }
 
     /// Memory lent by `owner`, which is kept alive. The bytes may be read-only (a mapped file): nobody writes to lent
     /// storage.
-    public init(lent base: UnsafeRawPointer, byteCount: Int, owner: AnyObject) {
+    /// - Parameter isFileMapping: the bytes are a file's, mapped, so that the system can drop them and read them again.
+    public init(lent base: UnsafeRawPointer, byteCount: Int, owner: AnyObject, isFileMapping: Bool = false) {
         self.base = UnsafeMutableRawPointer(mutating: base)
         self.byteCount = byteCount
         self.owner = owner
+        self.isFileMapping = isFileMapping
         capacity = 0
+    }
+
+    /// Gives the memory behind a part of a mapped file back to the system; reading it again reads the file. Of other
+    /// storage nothing happens.
+    func dropResidentPages(offset: Int, byteCount: Int) {
+        guard isFileMapping else { return }
+        let page = sysconf(Int32(_SC_PAGESIZE))
+        let start = (Int(bitPattern: base) + offset + page - 1) / page * page
+        let end = (Int(bitPattern: base) + offset + byteCount) / page * page
+        guard end > start else { return }
+        madvise(UnsafeMutableRawPointer(bitPattern: start), end - start, MADV_DONTNEED)
     }
 
     /// Uninitialised memory, or ``TensorError/outOfMemory(bytes:device:)``.

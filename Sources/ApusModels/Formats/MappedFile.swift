@@ -73,7 +73,9 @@ public final class MappedFile: @unchecked Sendable {
     }
 
     /// Storage over all bytes, which keeps the file mapped. Nobody may write to it.
-    var storage: Storage { Storage(lent: base, byteCount: byteCount, owner: self) }
+    var storage: Storage {
+        Storage(lent: base, byteCount: byteCount, owner: self, isFileMapping: isMapped)
+    }
 
     /// Whether `count` bytes from `offset` lie inside the file.
     func contains(_ offset: Int, _ count: Int) -> Bool {

@@ -9,7 +9,7 @@ public protocol Backend: AnyObject, Sendable {
     /// Calls `body` with 0 ..< `count`, several at a time and in no order, and returns when all are done.
     func concurrently(_ count: Int, _ body: @Sendable (Int) -> Void)
 
-    /// Prepares a weight for products: quantised blocks are repacked, plain types are read where they lie.
+    /// Prepares a weight for products: copies it into the layout and memory that products read fastest, at its own width.
     /// - Parameter weight: [outputs, inputs], float32, bf16, f16 or packed blocks.
     /// - Throws: ``TensorError`` when the dtype has no product or memory runs out.
     func prepare(_ weight: Tensor) throws -> any PreparedWeight
@@ -58,7 +58,7 @@ public protocol PreparedWeight: AnyObject, Sendable {
     var inputs: Int { get }
     /// Element type the weight was given in.
     var dtype: DType { get }
-    /// Bytes held beside the file's own.
+    /// Bytes held.
     var ownedBytes: Int { get }
 }
 

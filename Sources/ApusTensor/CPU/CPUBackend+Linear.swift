@@ -1,20 +1,17 @@
 import CApusKernels
 
-/// A weight prepared by `apus_weight_create`. Unchecked Sendable: immutable once made.
+/// A weight prepared by `apus_weight_create_copy`. Unchecked Sendable: immutable once made.
 final class CPUPreparedWeight: PreparedWeight, @unchecked Sendable {
     let handle: OpaquePointer
     let outputs: Int
     let inputs: Int
     let dtype: DType
-    /// Kept alive where the kernels read the file's own bytes.
-    private let source: Tensor?
 
     init(handle: OpaquePointer, weight: Tensor) {
         self.handle = handle
         outputs = weight.shape[0]
         inputs = weight.shape[1]
         dtype = weight.dtype
-        source = weight.dtype.isPacked ? nil : weight
     }
 
     deinit { apus_weight_destroy(handle) }
@@ -33,8 +30,11 @@ extension CPUBackend {
             throw TensorError.dtype(
                 operation: "product", expected: "f32, bf16, f16 or packed blocks", found: weight.dtype)
         }
-        let handle = apus_weight_create(pool, type, weight.rawPointer, Int64(weight.shape[0]), Int64(weight.shape[1]))
+        let handle = apus_weight_create_copy(
+            pool, type, weight.rawPointer, Int64(weight.shape[0]), Int64(weight.shape[1]))
         guard let handle else { throw TensorError.outOfMemory(bytes: weight.byteCount, device: "cpu") }
+        // The prepared copy is what products read: the file's own pages would only double the memory.
+        weight.storage.dropResidentPages(offset: weight.byteOffset, byteCount: weight.byteCount)
         return CPUPreparedWeight(handle: handle, weight: weight)
     }
 

@@ -1,3 +1,4 @@
+import ApusAttention
 import ApusEngine
 import ApusModels
 import ApusTensor
@@ -16,7 +17,7 @@ struct ModelOptions: ParsableArguments {
     @Option(help: "Arithmetic of products: automatic follows the file, float32 never rounds activations.")
     var precision: Precision = .automatic
 
-    @Option(help: "Type of the key-value cache: f32, bf16 or q8_0. By default bf16, or f32 for models of f32 weights.")
+    @Option(help: "Type of the key-value cache: f32, bf16, f16 or q8_0. By default bf16, or f32 for models of f32 weights.")
     var cacheType: String?
 
     func validate() throws {
@@ -27,8 +28,8 @@ struct ModelOptions: ParsableArguments {
     /// The cache's dtype, where one was given.
     func cacheDType() throws -> DType? {
         guard let cacheType else { return nil }
-        guard let type = DType(rawValue: cacheType), [.f32, .bf16, .q8_0].contains(type) else {
-            throw ValidationError("--cache-type: expected f32, bf16 or q8_0, found \(cacheType)")
+        guard let type = DType(rawValue: cacheType), CacheLayout.dtypes.contains(type) else {
+            throw ValidationError("--cache-type: expected f32, bf16, f16 or q8_0, found \(cacheType)")
         }
         return type
     }
