@@ -19,8 +19,9 @@ final class WordCache {
     private static let initialSize = 1 << 12
     private static let sizeLimit = 1 << 17
 
-    private var entries: FixedBuffer<Entry>
-    private var used = 0
+    // Exclusivity is not checked at run time: one thread owns the cache and no method calls out.
+    @exclusivity(unchecked) private var entries: FixedBuffer<Entry>
+    @exclusivity(unchecked) private var used = 0
     private let tokens = GrowableBuffer<Int32>(capacity: 1 << 12)
     private let longWords = GrowableBuffer<UInt8>(capacity: 1 << 12)
 

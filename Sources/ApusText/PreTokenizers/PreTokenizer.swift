@@ -60,6 +60,21 @@ struct PreTokenizer: Sendable {
                 }
                 position = next
             }
+        case .split(let pattern, .isolated, _):
+            let text = UnsafeBufferPointer(start: start, count: end - start)
+            var previous = 0
+            pattern.forEachMatch(in: text) { match in
+                if previous < match.lowerBound {
+                    run(
+                        index + 1, start + previous, start + match.lowerBound, isAtStart: isAtStart && previous == 0,
+                        &consumer)
+                }
+                run(
+                    index + 1, start + match.lowerBound, start + match.upperBound,
+                    isAtStart: isAtStart && match.lowerBound == 0, &consumer)
+                previous = match.upperBound
+            }
+            run(index + 1, start + previous, end, isAtStart: isAtStart && previous == 0, &consumer)
         case .split(let pattern, let behavior, let isInverted):
             let text = UnsafeBufferPointer(start: start, count: end - start)
             for piece in behavior.pieces(pattern.parts(of: text, isInverted: isInverted)) {

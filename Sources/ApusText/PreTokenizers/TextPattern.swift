@@ -25,6 +25,7 @@ enum TextPattern: Sendable {
     }
 
     /// Calls `body` with the matches from left to right.
+    @inline(__always)
     func forEachMatch(in text: UnsafeBufferPointer<UInt8>, _ body: (Range<Int>) -> Void) {
         guard let base = text.baseAddress else { return }
         switch self {
@@ -44,6 +45,11 @@ enum TextPattern: Sendable {
         case .characters(let set):
             var index = 0
             while index < text.count {
+                if base[index] < 0x80 {
+                    if set.containsASCII(base[index]) { body(index..<index + 1) }
+                    index += 1
+                    continue
+                }
                 let (scalar, length) = UTF8Text.decode(base + index)
                 if set.contains(scalar) { body(index..<index + length) }
                 index += length

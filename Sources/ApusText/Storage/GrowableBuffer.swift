@@ -1,10 +1,12 @@
 /// A growing run of trivial elements without the copy-on-write and bounds checks of an array: the working memory of
 /// one encoding thread.
+///
+/// Exclusivity is not checked at run time: one thread owns a buffer and no method calls out while it changes it.
 final class GrowableBuffer<Element: BitwiseCopyable> {
-    private(set) var base: UnsafeMutablePointer<Element>
-    private(set) var capacity: Int
+    @exclusivity(unchecked) private(set) var base: UnsafeMutablePointer<Element>
+    @exclusivity(unchecked) private(set) var capacity: Int
     /// How many elements are in use.
-    private(set) var count = 0
+    @exclusivity(unchecked) private(set) var count = 0
 
     init(capacity: Int) {
         base = .allocate(capacity: capacity)
@@ -38,7 +40,13 @@ final class GrowableBuffer<Element: BitwiseCopyable> {
     @inline(__always)
     func append(_ start: UnsafePointer<Element>, _ length: Int) {
         reserve(count + length)
-        (base + count).update(from: start, count: length)
+        let target = base + count
+        // A call would cost more than the few elements that most runs have.
+        if length <= 8 {
+            for index in 0..<length { target[index] = start[index] }
+        } else {
+            target.update(from: start, count: length)
+        }
         count += length
     }
 

@@ -45,9 +45,13 @@ struct CharacterSet: Sendable {
     /// Whether the scalar belongs to the set.
     @inline(__always)
     func contains(_ scalar: UInt32) -> Bool {
-        if scalar < 64 { return ascii.0 >> UInt64(scalar) & 1 != 0 }
-        if scalar < 128 { return ascii.1 >> UInt64(scalar - 64) & 1 != 0 }
-        return slowContains(scalar)
+        scalar < 128 ? containsASCII(UInt8(truncatingIfNeeded: scalar)) : slowContains(scalar)
+    }
+
+    /// Whether the scalar, below 128, belongs to the set.
+    @inline(__always)
+    func containsASCII(_ byte: UInt8) -> Bool {
+        (byte < 64 ? ascii.0 : ascii.1) >> UInt64(byte & 63) & 1 != 0
     }
 
     private func slowContains(_ scalar: UInt32) -> Bool {
