@@ -62,10 +62,6 @@ import Testing
 
     /// SentencePiece's rule word for word: of all neighbours that together are a token, join those of best score.
     static func joinByScore(_ text: String, _ tokens: [String], _ scores: [Float]) -> [Int32] {
-        let text =
-            text.isEmpty
-            ? ""
-            : "\u{2581}" + text.split(separator: " ", omittingEmptySubsequences: false).joined(separator: "\u{2581}")
         var ids: [[UInt8]: Int] = [:]
         for (id, token) in tokens.enumerated() { ids[Array(token.utf8)] = id }
         var symbols = (text.isEmpty ? "" : " " + text).unicodeScalars.map { scalar in
