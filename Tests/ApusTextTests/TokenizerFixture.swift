@@ -2,9 +2,9 @@ import ApusText
 import Testing
 
 #if canImport(FoundationEssentials)
-    import FoundationEssentials
+import FoundationEssentials
 #else
-    import Foundation
+import Foundation
 #endif
 
 /// Tests/Fixtures/tokenizers.json: small tokenizers and what the Python package `tokenizers` makes of texts with them.
