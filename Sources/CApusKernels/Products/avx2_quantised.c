@@ -173,22 +173,25 @@ AVX2_INLINE void q6_k(const uint8_t *panel, int half, int64_t k, const uint8_t *
     }
 }
 
+/* Runs `name` for `count` tokens, a constant, so that their sums live in registers. */
+#define PANEL_PART(name, count)                                                                                             \
+    {                                                                                                                       \
+        __m256 sums[count];                                                                                                 \
+        UNROLL for (int t = 0; t < count; t++) sums[t] = _mm256_setzero_ps();                                               \
+        name(panel, half, k, tile, tokens, token, sums, count);                                                             \
+        UNROLL for (int t = 0; t < count; t++)                                                                              \
+            _mm256_storeu_ps(out + (token + t) * PANEL_ROWS + half * HALF_ROWS, sums[t]);                                   \
+    }
+
 #define PANEL_KERNEL(name)                                                                                                  \
     AVX2 void apus_avx2_panel_##name(const uint8_t *panel, int64_t k, const uint8_t *tile, int tokens, float *out) {        \
         for (int half = 0; half < 2; half++)                                                                                \
-            for (int token = 0; token < tokens; token += SUB_TOKENS) {                                                      \
-                int count = tokens - token < SUB_TOKENS ? tokens - token : SUB_TOKENS;                                      \
-                __m256 sums[SUB_TOKENS];                                                                                    \
-                for (int t = 0; t < SUB_TOKENS; t++) sums[t] = _mm256_setzero_ps();                                         \
-                switch (count) {                                                                                            \
-                case 1: name(panel, half, k, tile, tokens, token, sums, 1); break;                                          \
-                case 2: name(panel, half, k, tile, tokens, token, sums, 2); break;                                          \
-                case 3: name(panel, half, k, tile, tokens, token, sums, 3); break;                                          \
-                default: name(panel, half, k, tile, tokens, token, sums, 4); break;                                         \
+            for (int token = 0; token < tokens; token += SUB_TOKENS) switch (tokens - token) {                              \
+                case 1: PANEL_PART(name, 1) break;                                                                          \
+                case 2: PANEL_PART(name, 2) break;                                                                          \
+                case 3: PANEL_PART(name, 3) break;                                                                          \
+                default: PANEL_PART(name, SUB_TOKENS) break;                                                                \
                 }                                                                                                           \
-                for (int t = 0; t < count; t++)                                                                             \
-                    _mm256_storeu_ps(out + (token + t) * PANEL_ROWS + half * HALF_ROWS, sums[t]);                           \
-            }                                                                                                               \
     }
 PANEL_KERNEL(q8_0)
 PANEL_KERNEL(q4_0)
