@@ -17,7 +17,7 @@ struct ModelOptions: ParsableArguments {
     @Option(help: "Arithmetic of products: automatic follows the file, float32 never rounds activations.")
     var precision: Precision = .automatic
 
-    @Option(help: "Type of the key-value cache: f32, bf16, f16 or q8_0. By default bf16, or f32 for models of f32 weights.")
+    @Option(help: "Type of the key-value cache: f32, bf16, f16 or q8_0; f32 for models of f32 weights, otherwise bf16.")
     var cacheType: String?
 
     func validate() throws {
