@@ -3,5 +3,4 @@
 #define APUS_KERNELS_H
 #include "apus_linear.h"
 #include "apus_pool.h"
-int apus_kernels_version(void);
 #endif

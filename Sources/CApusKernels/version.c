@@ -1,2 +1,0 @@
-#include "apus_kernels.h"
-int apus_kernels_version(void) { return 1; }
