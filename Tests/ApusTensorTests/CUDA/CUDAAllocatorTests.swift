@@ -96,6 +96,19 @@ import Testing
         #expect(gpu.allocatedBytes == 0)
     }
 
+    @Test func aBufferOutlivesItsGraph() throws {
+        let gpu = SimulatedGPU(capacity: 1 << 30, seed: 1)
+        let allocator = CUDAAllocator(memory: gpu)
+        let graph = allocator.beginCapture(stream: 1)
+        let result = try allocator.allocate(byteCount: 9 * mebibyte, stream: 1)
+        allocator.endCapture(stream: 1)
+        allocator.retire(capture: graph)
+        let number = gpu.work(on: 1)
+        allocator.release(result, usedBy: [])
+        let next = try allocator.allocate(byteCount: 9 * mebibyte, stream: 2)
+        #expect(next.address != result.address || gpu.isOrdered(2, after: number, of: 1))
+    }
+
     /// Random work on several streams, with graphs, ends of streams, and too little memory. Every use of memory must be
     /// ordered behind all earlier uses of it, buffers must not overlap, and in the end nothing may be left.
     @Test(arguments: 0..<40)
