@@ -6,6 +6,8 @@ SHELL := /bin/sh
 SWIFT ?= swift
 PYTHON ?= python3
 APUS := .build/release/apus
+# Left by a failed installation of oneDNN, which is optional, so that it is not tried on every run.
+LIBRARIES_STAMP := .build/libraries-skipped
 # Without testable imports, which no test uses, tests and command share one build.
 TEST_FLAGS := -c release --disable-testable-imports
 SOURCES := Package.swift $(shell find Sources -type f)
@@ -14,7 +16,7 @@ SOURCES := Package.swift $(shell find Sources -type f)
 override PROMPT := $(if $(value PROMPT),$(value PROMPT),Why is the sky blue?)
 export PROMPT
 
-.PHONY: help run chat build model test lint swift-test script-test command-test fuzz bench clean
+.PHONY: help run chat build model libraries test lint swift-test script-test command-test fuzz bench clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,8 +30,12 @@ chat: build  ## talk with the embedded model
 build: model $(APUS)  ## build the command line for release: .build/release/apus
 
 model:  ## fetch the embedded model into the cache folder
-	@Scripts/system_packages.sh
+	@Scripts/system_libraries.sh $(LIBRARIES_STAMP)
 	@$(PYTHON) Scripts/fetch_model.py >/dev/null
+
+libraries:  ## install the missing system libraries
+	@rm -f $(LIBRARIES_STAMP)
+	@Scripts/system_libraries.sh $(LIBRARIES_STAMP)
 
 # Skipping an up-to-date build here, rather than in swift build, saves seconds on every run.
 $(APUS): $(SOURCES)
@@ -42,7 +48,7 @@ lint:  ## check the format of the Swift sources
 	$(SWIFT) format lint --strict --parallel --recursive Sources Tests Package.swift
 
 script-test:  ## check and test the scripts
-	@Scripts/system_packages.sh test
+	@Scripts/system_libraries.sh $(LIBRARIES_STAMP) test
 	shellcheck Scripts/*.sh Fuzz/*.sh .ci/run
 	$(PYTHON) -m unittest discover -s Tests/Scripts -v
 
@@ -50,7 +56,7 @@ command-test: build  ## build and run the tests of the command line
 	model=$$($(PYTHON) Scripts/fetch_model.py) && APUS_TEST_MODEL="$$model" $(PYTHON) -m unittest discover -s Tests/Commands -v
 
 swift-test:  ## build and run the Swift tests for release
-	@Scripts/system_packages.sh
+	@Scripts/system_libraries.sh $(LIBRARIES_STAMP)
 	model=$$($(PYTHON) Scripts/fetch_model.py) && APUS_TEST_MODEL="$$model" $(SWIFT) test $(TEST_FLAGS)
 
 fuzz:  ## fuzz the parsers of foreign files, SECONDS=60 each; found inputs are kept in Fuzz/corpus

@@ -5,6 +5,7 @@
 
 #include "../Pool/pool_internal.h"
 #include "kernels.h"
+#include "onednn.h"
 
 enum { GROUP_ROWS = 96, PACK_ROWS = 48, CHUNK_BYTES = 8 << 20, A_SLOT = 0, B_SLOT = 1, TRANSPOSE_BLOCK = 32 };
 
@@ -209,6 +210,8 @@ static int run_gemm(gemm_job *job) {
 
 int apus_gemm_f32(apus_pool *pool, int trans_a, int trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float *a,
                   int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc) {
+    if (apus_onednn_serves(m, n, k))
+        return apus_onednn_gemm(pool, trans_a, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
     gemm_job job = {.kernels = apus_active_kernels(), .pool = pool, .trans_a = trans_a, .trans_b = trans_b, .m = m, .n = n,
                     .k = k, .size = 4, .alpha = alpha, .beta = beta, .a = (const char *)a, .b = (const char *)b, .lda = lda,
                     .ldb = ldb, .ldc = ldc, .c = c};

@@ -86,6 +86,14 @@ int apus_gemm_bf16(apus_pool *pool, int trans_a, int trans_b, int64_t m, int64_t
 const char *apus_cpu_features(void);
 const char *apus_isa(void);
 
+/* "loaded: version ...", or why oneDNN is not in use. It serves large products of apus_gemm_f32, whose order of summation then
+ * depends on the shape; linear layers keep their own products. */
+const char *apus_onednn_status(void);
+
+/* Chooses "onednn" (the default where it is installed) or "own" for large general products. Returns 0, or -1 when oneDNN is not
+ * there. */
+int apus_select_products(const char *name);
+
 /* Chooses "avx512", "avx2" or "portable" for all later products. Returns 0, or -1 when this CPU lacks it. A product under way
  * keeps the one it began with; weights prepared before stay valid. */
 int apus_select_isa(const char *name);

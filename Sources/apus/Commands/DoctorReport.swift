@@ -24,6 +24,7 @@ struct DoctorReport {
     let threads = CPUBackend.shared.threads
     let features = String(cString: apus_cpu_features())
     let instructionSet = String(cString: apus_isa())
+    let oneDNN = String(cString: apus_onednn_status())
     let libraries: [(name: String, report: CUDALibraryReport)] = [
         ("driver", CUDALibraries.driver.report), ("NVRTC", CUDALibraries.nvrtc.report),
         ("cuBLASLt", CUDALibraries.cublasLt.report),
@@ -46,6 +47,7 @@ struct DoctorReport {
         add("threads", "\(threads)")
         add("features", features)
         add("products", instructionSet)
+        add("oneDNN", oneDNN)
         lines.append("CUDA")
         for (name, report) in libraries {
             add(name, report.status == .loaded ? "\(report.versionText), \(report.path)" : report.message)

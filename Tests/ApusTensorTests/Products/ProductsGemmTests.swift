@@ -24,6 +24,26 @@ extension ProductsSuite {
         }
     }
 
+    /// Shapes that go to oneDNN where it is installed, and the same through the own products.
+    @Test(arguments: ["onednn", "own"])
+    func largeProductsAreExact(products: String) {
+        guard apus_select_products(products) == 0 else {
+            #expect(products == "onednn" && String(cString: apus_onednn_status()).contains("not"))
+            return
+        }
+        defer { if apus_select_products("onednn") != 0 { _ = apus_select_products("own") } }
+        var random = SplitMix(state: 12)
+        withPool(threads: 3) { pool in
+            for layout in 0..<4 {
+                for (alpha, beta) in [(Float(1), Float(0)), (-2, 0.25)] {
+                    check(
+                        pool, (201, 233, 193), transA: layout & 1 != 0, transB: layout & 2 != 0, alpha, beta, false,
+                        &random)
+                }
+            }
+        }
+    }
+
     private func check(
         _ pool: OpaquePointer, _ shape: (m: Int, n: Int, k: Int), transA: Bool, transB: Bool, _ alpha: Float,
         _ beta: Float, _ narrow: Bool, _ random: inout SplitMix
