@@ -121,7 +121,7 @@ private struct GGUFConfigurationReader {
         return try required("vocab_size", 1...Int(Int32.max))
     }
 
-    /// Refuses what would change the result and is not implemented.
+    /// Refuses, by name, settings that would change the result and that this decoder does not support.
     func checkUnused(headWidth: Int) throws {
         if let experts = try integer("expert_count"), experts > 0 {
             throw ModelFileError.unsupported(
