@@ -9,12 +9,14 @@ let package = Package(
         .library(
             name: "Apus",
             targets: [
-                "ApusTensor", "ApusLayers", "ApusAttention", "ApusText", "ApusModels", "ApusEngine", "ApusPlanning",
+                "ApusTensor", "ApusLayers", "ApusAttention", "ApusText", "ApusModels", "ApusTraining", "ApusEngine",
+                "ApusPlanning",
             ]),
     ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
         .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
+        .package(url: "https://github.com/jpsim/Yams", from: "6.2.2"),
     ],
     targets: [
         .target(name: "CApusKernels"),
@@ -24,14 +26,21 @@ let package = Package(
         .target(
             name: "ApusAttention", dependencies: ["ApusTensor", "ApusLayers", "CApusKernels"],
             resources: [.embedInCode("Kernels")]),
-        .target(name: "ApusText"),
+        .target(name: "CApusCompression"),
+        .target(name: "ApusText", dependencies: ["CApusCompression"]),
         .target(name: "ApusModels", dependencies: ["ApusTensor", "ApusLayers", "ApusAttention", "ApusText"]),
+        .target(
+            name: "ApusTraining",
+            dependencies: [
+                "ApusModels", "ApusText", "ApusLayers", "ApusAttention", "ApusTensor",
+                .product(name: "Yams", package: "Yams"),
+            ]),
         .target(name: "ApusEngine", dependencies: ["ApusModels", "ApusAttention", "ApusText"]),
         .target(name: "ApusPlanning", dependencies: ["ApusAttention"]),
         .executableTarget(
             name: "apus",
             dependencies: [
-                "ApusEngine", "ApusModels", "ApusText", "ApusAttention", "ApusPlanning",
+                "ApusEngine", "ApusTraining", "ApusModels", "ApusText", "ApusAttention", "ApusPlanning",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
             ]),
@@ -39,6 +48,7 @@ let package = Package(
         .testTarget(name: "ApusAttentionTests", dependencies: ["ApusAttention", "ApusPlanning"]),
         .testTarget(name: "ApusTextTests", dependencies: ["ApusText"]),
         .testTarget(name: "ApusModelsTests", dependencies: ["ApusModels", "ApusEngine"]),
+        .testTarget(name: "ApusTrainingTests", dependencies: ["ApusTraining"]),
         .testTarget(name: "ApusEngineTests", dependencies: ["ApusEngine"]),
     ],
     swiftLanguageModes: [.v6]
