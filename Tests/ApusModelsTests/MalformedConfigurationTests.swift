@@ -78,7 +78,10 @@ import Testing
             ("llama3", "rope_parameters", ["rope_type": "linear", "factor": 0]),
             ("llama3", "rope_parameters", ["rope_type": "llama3", "factor": 8]),
             ("llama3", "rope_parameters", ["rope_type": "yarn", "factor": -1]),
-            ("llama3", "rope_parameters", "default"),
+            ("llama3", "rope_parameters", ["rope_type": "longrope"]),
+            ("llama3", "rope_parameters", ["rope_type": "longrope", "short_factor": [1], "long_factor": [1]]),
+            ("llama3", "rope_parameters", "default"), ("llama3", "rope_dim", 8), ("llama3", "rope_dim", 3),
+            ("llama3", "qk_rope_dim", 5), ("llama3", "qk_rope_dim", 0),
             ("llama3", "rope_parameters", ["partial_rotary_factor": 2]),
             ("gptneox", "rope_parameters", ["partial_rotary_factor": 0.2]),
             ("llama-reward", "num_labels", 0), ("llama-reward", "id2label", .object([:])),
@@ -102,7 +105,7 @@ import Testing
         for family in DecoderConfiguration.Architecture.allCases { #expect(architecture.contains(family.rawValue)) }
         #expect(try message("llama3", "architectures", ["LlamaForTokenClassification"]).contains("LlamaForCausalLM"))
         #expect(try message("llama3", "hidden_act", "relu6").contains("relu6"))
-        #expect(try message("llama3", "rope_parameters", ["rope_type": "longrope"]).contains("longrope"))
+        #expect(try message("llama3", "rope_parameters", ["rope_type": "dynamic"]).contains("dynamic"))
         #expect(try message("llama3", "quantization_config", ["quant_method": "gptq"]).contains("gptq"))
         var sliding = try fixture("qwen3")
         sliding["use_sliding_window"] = true

@@ -26,6 +26,9 @@ public enum RotaryScaling: Sendable, Hashable {
     case yarn(factor: Double, betaFast: Double, betaSlow: Double, originalContext: Int, attentionFactor: Double)
     /// A divisor for each frequency, as GGUF stores them (`rope_freqs.weight`).
     case perFrequency([Float])
+    /// LongRoPE (Ding et al. 2024): a divisor for each frequency, one set for sequences up to `originalContext` tokens and
+    /// one for longer ones; `attentionFactor` multiplies cosine and sine.
+    case longRope(short: [Float], long: [Float], originalContext: Int, attentionFactor: Double)
 }
 
 /// Rotary position embedding (Su et al. 2021): cosine and sine computed in float64, stored in float32.
@@ -43,12 +46,13 @@ public struct RotaryEmbedding: Sendable {
     /// - Parameters:
     ///   - width: rotated elements per head, even.
     ///   - theta: base of the geometric frequency series.
-    public init(width: Int, theta: Double, scaling: RotaryScaling = .none, style: RotaryStyle) {
+    ///   - length: tokens of the sequence, which LongRoPE goes by.
+    public init(width: Int, theta: Double, scaling: RotaryScaling = .none, style: RotaryStyle, length: Int = 0) {
         precondition(width >= 0 && width % 2 == 0, "rotary width \(width) is odd")
         self.width = width
         self.style = style
         let base = (0..<width / 2).map { pow(theta, -2 * Double($0) / Double(width)) }
-        (inverseFrequencies, magnitude) = Self.scaled(base, width: width, theta: theta, scaling)
+        (inverseFrequencies, magnitude) = Self.scaled(base, width: width, theta: theta, scaling, length: length)
     }
 
     /// Cosine and sine of the given positions, float32 [positions.count, width/2] each.
@@ -73,12 +77,14 @@ public struct RotaryEmbedding: Sendable {
     }
 
     private static func scaled(
-        _ base: [Double], width: Int, theta: Double, _ scaling: RotaryScaling
+        _ base: [Double], width: Int, theta: Double, _ scaling: RotaryScaling, length: Int
     ) -> ([Double], Double) {
         switch scaling {
         case .none: return (base, 1)
         case .linear(let factor): return (base.map { $0 / factor }, 1)
         case .perFrequency(let factors): return (zip(base, factors).map { $0 / Double($1) }, 1)
+        case .longRope(let short, let long, let original, let attentionFactor):
+            return (zip(base, length > original ? long : short).map { $0 / Double($1) }, attentionFactor)
         case .llama3(let factor, let low, let high, let original):
             let longest = Double(original) / low
             let shortest = Double(original) / high

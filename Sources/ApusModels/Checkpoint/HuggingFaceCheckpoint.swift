@@ -32,7 +32,7 @@ public struct HuggingFaceCheckpoint: Checkpoint {
         self.folder = folder
         let weights = try open()
         let path = FilePath.join(folder, "config.json")
-        var configuration = try DecoderConfiguration(json: MappedFile(path: path))
+        var configuration = try Self.configuration(MappedFile(path: path), weights)
         let generationPath = FilePath.join(folder, "generation_config.json")
         if FilePath.isFile(generationPath) {
             generationDefaults = try GenerationDefaults(
@@ -45,8 +45,8 @@ public struct HuggingFaceCheckpoint: Checkpoint {
             configuration.eosTokens = generationDefaults.eosTokens
             configuration.dropForeignTokens()
         }
-        tensorNaming = Self.naming(configuration.architecture, weights)
-        let query = tensorNaming.name(of: .layer(0, configuration.fusedQKV == nil ? .query : .fusedQKV))
+        tensorNaming = Self.naming(configuration, weights)
+        let query = tensorNaming.name(of: .layer(0, .output))
         if let dtype = weights.file(holding: query)?.info(query)?.type.dtype { configuration.weightDType = dtype }
         self.configuration = configuration
         self.weights = weights
@@ -89,13 +89,21 @@ public struct HuggingFaceCheckpoint: Checkpoint {
         return try named?.string("template")
     }
 
+    /// The authors' GTA and GLA files may state the RoPE width as `head_dim`; there the output projection says how wide a
+    /// head is.
+    private static func configuration(_ file: MappedFile, _ weights: SafetensorsSet) throws -> DecoderConfiguration {
+        let configuration = try DecoderConfiguration(json: file)
+        guard configuration.architecture == .llama, configuration.attention != .grouped else { return configuration }
+        let output = naming(configuration, weights).name(of: .layer(0, .output))
+        guard let columns = weights.file(holding: output)?.info(output)?.extents.last,
+            columns != configuration.queryHeads * configuration.headWidth, columns % configuration.queryHeads == 0
+        else { return configuration }
+        return try DecoderConfiguration(json: file, headWidth: columns / configuration.queryHeads)
+    }
+
     /// A base model saved without its head lacks the prefix.
-    private static func naming(_ architecture: DecoderConfiguration.Architecture, _ weights: SafetensorsSet)
-        -> TensorNames
-    {
-        let neoX = architecture == .gptNeoX
-        let bare: TensorNames = neoX ? .gptNeoX(prefix: "") : .llama(prefix: "")
-        if weights.hasTensor(named: bare.name(of: .tokenEmbedding)) { return bare }
-        return neoX ? .gptNeoX(prefix: "gpt_neox.") : .llama(prefix: "model.")
+    private static func naming(_ configuration: DecoderConfiguration, _ weights: SafetensorsSet) -> TensorNames {
+        let bare = TensorNames.huggingFace(configuration, bare: true)
+        return weights.hasTensor(named: bare.name(of: .tokenEmbedding)) ? bare : .huggingFace(configuration)
     }
 }

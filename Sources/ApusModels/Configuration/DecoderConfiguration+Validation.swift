@@ -33,8 +33,88 @@ extension DecoderConfiguration {
         if fusedQKV != nil {
             try require(kvHeads == queryHeads, source, "KV heads", "\(queryHeads), as fused projections need", kvHeads)
         }
-        try rotary.validate(source: source, headWidth: headWidth)
-        try slidingRotary?.validate(source: source, headWidth: headWidth)
+        try validateAttention(source: source)
+        try validateExperts(source: source)
+        for (name, scale) in [
+            ("attention scale factor", attentionScaleFactor), ("embedding scale", embeddingScale),
+            ("residual scale", residualScale), ("logit scale", logitScale),
+        ] {
+            try require(scale > 0 && scale < 1e30, source, name, "a number above 0 and below 1e30", scale)
+        }
+        try rotary.validate(source: source, headWidth: rotaryLimit)
+        try slidingRotary?.validate(source: source, headWidth: rotaryLimit)
+    }
+
+    /// The widest rotary embedding that attention can have.
+    private var rotaryLimit: Int { if case .latent(let latent) = attention { latent.rotaryWidth } else { headWidth } }
+
+    private func validateAttention(source: String) throws {
+        func check(_ name: String, _ value: Int, _ range: ClosedRange<Int>) throws {
+            try require(range.contains(value), source, name, "\(range.lowerBound) to \(range.upperBound)", value)
+        }
+        switch attention {
+        case .grouped: return
+        case .tied(let rotaryWidth):
+            try require(
+                rotaryWidth >= 2 && rotaryWidth < headWidth, source, "RoPE width",
+                "2 to below the head width \(headWidth)", rotaryWidth)
+            try require(
+                rotary.width == rotaryWidth, source, "rotary width", "the RoPE width \(rotaryWidth)", rotary.width)
+        case .latent(let latent):
+            let limit = Self.maximumWidth
+            try check("latent heads", latent.latentHeads, 1...min(queryHeads, 1024))
+            try require(
+                queryHeads % latent.latentHeads == 0, source, "latent heads", "a divisor of \(queryHeads) query heads",
+                latent.latentHeads)
+            try check("latent width", latent.latentWidth, 1...limit / latent.latentHeads)
+            try check("RoPE width", latent.rotaryWidth, 2...limit)
+            try check("content width", latent.contentWidth, 1...limit)
+            try check("value width", latent.valueWidth, 1...limit)
+            try check("query heads times query width", queryHeads * latent.queryWidth, 1...limit)
+            try check("query heads times value width", queryHeads * latent.valueWidth, 1...limit)
+            try require(
+                rotary.width == latent.rotaryWidth, source, "rotary width", "the RoPE width \(latent.rotaryWidth)",
+                rotary.width)
+            try require(
+                latent.normEpsilon >= 0 && latent.normEpsilon < 1, source, "latent norm epsilon",
+                "a number from 0 to below 1", latent.normEpsilon)
+            if let rank = latent.queryRank {
+                try check("query rank", rank, 1...limit)
+                try require(
+                    rank % latent.queryLatents == 0, source, "query rank", "a multiple of \(latent.queryLatents)", rank)
+            } else {
+                try require(!latent.splitsQueryLatent, source, "split query latent", "a query rank", "none")
+            }
+        }
+        try require(
+            fusedQKV == nil && !queryKeyNorm, source, "attention", "no fused projection, no q/k norm", "\(variant)")
+        try require(windows.allSatisfy { $0 == nil }, source, "sliding window", "none with \(variant)", "one")
+    }
+
+    private func validateExperts(source: String) throws {
+        guard let experts else { return }
+        func check(_ name: String, _ value: Int, _ range: ClosedRange<Int>) throws {
+            try require(range.contains(value), source, name, "\(range.lowerBound) to \(range.upperBound)", value)
+        }
+        try check("routed experts", experts.count, 1...max((1 << 20) / layerCount, 1))
+        try check("experts per token", experts.expertsPerToken, 1...experts.count)
+        try check("expert width", experts.width, 1...Self.maximumWidth)
+        try check("shared expert width", experts.sharedWidth, 0...(4 * Self.maximumWidth))
+        try check("dense layers", experts.denseLayers, 0...Self.maximumLayers)
+        try require(
+            experts.weightScale > 0 && experts.weightScale < 1e30, source, "routed scaling factor", "above 0",
+            "\(experts.weightScale)")
+        try require(isGated && !feedForwardBias, source, "experts", "gated feed-forwards without biases", "others")
+        switch experts.selection {
+        case .greedy: break
+        case .groupLimited(let groups, let kept), .corrected(let groups, let kept):
+            try check("expert groups", groups, 1...experts.count)
+            try require(experts.count % groups == 0, source, "expert groups", "a divisor of \(experts.count)", groups)
+            try check("expert groups kept", kept, 1...groups)
+            try require(
+                kept * (experts.count / groups) >= experts.expertsPerToken, source, "expert groups kept",
+                "enough for \(experts.expertsPerToken) experts", kept)
+        }
     }
 
     /// Drops token ids outside the vocabulary: no model reads or produces them.
@@ -68,6 +148,14 @@ extension RotaryConfiguration {
             try positive("rotary scaling factor", factor)
             try positive("beta_fast", betaFast)
             try positive("beta_slow", betaSlow)
+            try positive("original context", Double(original))
+            try positive("attention factor", attentionFactor)
+        case .longRope(let short, let long, let original, let attentionFactor):
+            for factors in [short, long] {
+                try require(
+                    factors.count == width / 2, source, "short_factor, long_factor", "\(width / 2)", factors.count)
+                for factor in factors { try positive("rotary frequency factor", Double(factor)) }
+            }
             try positive("original context", Double(original))
             try positive("attention factor", attentionFactor)
         case .perFrequency(let factors):

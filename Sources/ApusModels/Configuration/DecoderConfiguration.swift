@@ -2,12 +2,19 @@ import ApusAttention
 import ApusTensor
 
 /// Everything the decoder needs to know about a model before it reads a weight: one value for the Llama family (Llama,
-/// SmolLM2, Mistral, Qwen2, Qwen3) and GPT-NeoX (Pythia), from Hugging Face's `config.json` or GGUF metadata.
+/// SmolLM2, Mistral, Qwen2, Qwen3, and the GTA and GLA models that share its other layers), DeepSeek-V2 and V3, MiniCPM3
+/// and GPT-NeoX (Pythia), from Hugging Face's `config.json` or GGUF metadata.
 public struct DecoderConfiguration: Sendable, Equatable {
     /// The model families, under the names of Hugging Face's `model_type`.
     public enum Architecture: String, Sendable, Hashable, CaseIterable {
         case llama, mistral, qwen2, qwen3
         case gptNeoX = "gpt_neox"
+        case deepseekV2 = "deepseek_v2"
+        case deepseekV3 = "deepseek_v3"
+        case miniCPM3 = "minicpm3"
+
+        /// Whether the family's attention is MLA under DeepSeek's names.
+        public var isDeepSeekLike: Bool { self == .deepseekV2 || self == .deepseekV3 || self == .miniCPM3 }
     }
 
     /// What stands on top of the last hidden state.
@@ -56,12 +63,18 @@ public struct DecoderConfiguration: Sendable, Equatable {
     public var layerCount: Int
     /// Query heads per layer.
     public var queryHeads: Int
-    /// Key-value heads per layer; divides `queryHeads`.
+    /// Key-value heads per layer; divides `queryHeads`. Latent attention does not use it.
     public var kvHeads: Int
-    /// Elements of one head; `queryHeads · headWidth` need not be `hiddenSize`.
+    /// Elements of one head (of latent attention, of its content part); `queryHeads · headWidth` need not be `hiddenSize`.
     public var headWidth: Int
-    /// Width inside the feed-forward.
+    /// The attention variant.
+    public var attention: AttentionConfiguration = .grouped
+    /// Factor on the scores beside 1 / sqrt of the query's width (DeepSeek's YaRN sharpens them).
+    public var attentionScaleFactor = 1.0
+    /// Width inside the feed-forward (of mixture-of-experts models, in the dense layers).
     public var feedForwardWidth: Int
+    /// The experts of layers that have them.
+    public var experts: ExpertConfiguration?
     /// The feed-forward's non-linearity (of the gate, where there is one).
     public var activation: Activation = .silu
     /// The kind of all norms.
@@ -86,6 +99,12 @@ public struct DecoderConfiguration: Sendable, Equatable {
     public var parallelResidual = false
     /// Per layer, how many tokens a token sees, itself included; nil for all before it.
     public var windows: [Int?]
+    /// Factor on the token embeddings.
+    public var embeddingScale = 1.0
+    /// Factor on what attention and feed-forward add to the residual stream.
+    public var residualScale = 1.0
+    /// Factor on the last hidden state before the head.
+    public var logitScale = 1.0
     /// Whether the output head is the token embedding.
     public var tiesEmbeddings = false
     /// Positions the model is meant for.
@@ -121,33 +140,23 @@ public struct DecoderConfiguration: Sendable, Equatable {
     /// Whether the feed-forward has a gate beside its up projection (SwiGLU); GPT-NeoX has none.
     public var isGated: Bool { architecture != .gptNeoX }
 
+    /// Elements of one head's output, before the output projection.
+    public var headValueWidth: Int {
+        if case .latent(let latent) = attention { latent.valueWidth } else { headWidth }
+    }
+
+    /// Factor on the scores: 1 / sqrt of the width of a head's query, times ``attentionScaleFactor``.
+    public var attentionScale: Double {
+        var width = headWidth
+        if case .latent(let latent) = attention { width = latent.queryWidth }
+        return attentionScaleFactor / Double(width).squareRoot()
+    }
+
+    /// Whether a layer's feed-forward is a mixture of experts.
+    public func hasExperts(layer: Int) -> Bool { experts.map { layer >= $0.denseLayers } ?? false }
+
     /// The rotary embedding of a layer.
     public func rotary(layer: Int) -> RotaryConfiguration {
         windows[layer] == nil ? rotary : slidingRotary ?? rotary
-    }
-}
-
-/// A rotary position embedding, as a model's configuration states it.
-public struct RotaryConfiguration: Sendable, Hashable {
-    /// Elements of a head that are rotated: the first ones; even.
-    public var width: Int
-    /// Base of the geometric series of frequencies.
-    public var theta: Double
-    /// How frequencies are stretched for long contexts.
-    public var scaling: RotaryScaling
-    /// Which elements form pairs.
-    public var style: RotaryStyle
-
-    /// A rotary embedding; by default unscaled and in Hugging Face's pairs.
-    public init(width: Int, theta: Double = 10000, scaling: RotaryScaling = .none, style: RotaryStyle = .halfSplit) {
-        self.width = width
-        self.theta = theta
-        self.scaling = scaling
-        self.style = style
-    }
-
-    /// The embedding that computes it.
-    public var embedding: RotaryEmbedding {
-        RotaryEmbedding(width: width, theta: theta, scaling: scaling, style: style)
     }
 }

@@ -11,8 +11,8 @@ import Musl
 /// Reads the parts of a Hugging Face `config.json` whose spelling or default depends on family or age.
 struct JSONConfigurationReader {
     let architecture: DecoderConfiguration.Architecture
-    private let node: JSONNode
-    private let file: String
+    let node: JSONNode
+    let file: String
     private let modelClass: String?
 
     init(_ node: JSONNode, file: String) throws {
@@ -40,21 +40,24 @@ struct JSONConfigurationReader {
         DecoderConfiguration.Architecture.allCases.first { modelClass.hasPrefix(classPrefix($0) + "For") }
     }
 
-    private static func classPrefix(_ architecture: DecoderConfiguration.Architecture) -> String {
+    static func classPrefix(_ architecture: DecoderConfiguration.Architecture) -> String {
         switch architecture {
         case .llama: "Llama"
         case .mistral: "Mistral"
         case .qwen2: "Qwen2"
         case .qwen3: "Qwen3"
         case .gptNeoX: "GPTNeoX"
+        case .deepseekV2: "DeepseekV2"
+        case .deepseekV3: "DeepseekV3"
+        case .miniCPM3: "MiniCPM3"
         }
     }
 
-    private func malformed(_ key: String, _ expected: String, _ found: String) -> ModelFileError {
+    func malformed(_ key: String, _ expected: String, _ found: String) -> ModelFileError {
         .malformed(file: file, place: key, expected: expected, found: found)
     }
 
-    private func unsupported(_ key: String, _ found: String, _ supported: String) -> ModelFileError {
+    func unsupported(_ key: String, _ found: String, _ supported: String) -> ModelFileError {
         .unsupported(file: file, what: key, found: found.abbreviated(), supported: supported)
     }
 
@@ -64,15 +67,23 @@ struct JSONConfigurationReader {
 
     var defaultMaxPositions: Int {
         switch architecture {
-        case .llama, .gptNeoX: 2048
+        case .llama, .gptNeoX, .deepseekV2: 2048
+        case .deepseekV3: 4096
+        case .miniCPM3: 32768
         case .mistral: 131072
         case .qwen2, .qwen3: 32768
         }
     }
 
     func headWidth(hidden: Int, queryHeads: Int) throws -> Int {
+        if architecture.isDeepSeekLike {
+            return try node.int("qk_nope_head_dim", default: architecture == .miniCPM3 ? 64 : 128)
+        }
         if architecture != .gptNeoX, let width = try node.optional("head_dim") {
-            return try width.int(in: 1...DecoderConfiguration.maximumWidth)
+            let width = try width.int(in: 1...DecoderConfiguration.maximumWidth)
+            // The authors' GTA code leaves the RoPE width here, which no head of theirs can have.
+            let rope = try architecture == .llama ? node.optional("rope_dim")?.int() : nil
+            if width != rope { return width }
         }
         if architecture == .qwen3 { return 128 }
         guard hidden % queryHeads == 0 else {
@@ -123,7 +134,7 @@ struct JSONConfigurationReader {
     func windows(layers: Int) throws -> [Int?] {
         let range = 1...DecoderConfiguration.maximumPositions
         switch architecture {
-        case .llama, .gptNeoX: return Array(repeating: nil, count: layers)
+        case .llama, .gptNeoX, .deepseekV2, .deepseekV3, .miniCPM3: return Array(repeating: nil, count: layers)
         case .mistral:
             guard node.value["sliding_window"] != nil else { return Array(repeating: 4096, count: layers) }
             let window = try node.optional("sliding_window")?.int(in: range)
@@ -150,10 +161,12 @@ struct JSONConfigurationReader {
     }
 
     /// The rotary embedding of all layers, or of those without and with a window where the file tells them apart.
-    func rotaries(headWidth: Int, maxPositions: Int) throws -> (RotaryConfiguration, RotaryConfiguration?) {
+    func rotaries(headWidth: Int, attention: AttentionConfiguration, maxPositions: Int) throws -> (
+        RotaryConfiguration, RotaryConfiguration?
+    ) {
         let parameters = try Self.first("rope_parameters", "rope_scaling", in: [node])
         func read(_ parameters: JSONNode?) throws -> RotaryConfiguration {
-            try rotary(parameters, headWidth: headWidth, maxPositions: maxPositions)
+            try rotary(parameters, headWidth: headWidth, attention: attention, maxPositions: maxPositions)
         }
         guard let parameters, try Self.first("full_attention", "sliding_attention", in: [parameters]) != nil else {
             return (try read(parameters), nil)
@@ -164,20 +177,31 @@ struct JSONConfigurationReader {
         return (full, sliding == full ? nil : sliding)
     }
 
-    private func rotary(_ parameters: JSONNode?, headWidth: Int, maxPositions: Int) throws -> RotaryConfiguration {
+    private func rotary(
+        _ parameters: JSONNode?, headWidth: Int, attention: AttentionConfiguration, maxPositions: Int
+    ) throws -> RotaryConfiguration {
         let nodes = [parameters, node].compactMap(\.self)
         let theta = try Self.first("rope_theta", "rotary_emb_base", in: nodes)?.double() ?? 10000
         let share =
             try Self.first("partial_rotary_factor", "rotary_pct", in: nodes)?.double()
             ?? (architecture == .gptNeoX ? 0.25 : 1)
         guard share > 0, share <= 1 else { throw malformed("partial_rotary_factor", "above 0, at most 1", "\(share)") }
+        let width =
+            switch attention {
+            case .grouped: Int(Double(headWidth) * share)
+            case .tied(let rotaryWidth): rotaryWidth
+            case .latent(let latent): latent.rotaryWidth
+            }
+        var interleaved = architecture == .deepseekV2
+        if architecture == .deepseekV3 { interleaved = try node.bool("rope_interleave", default: true) }
         return RotaryConfiguration(
-            width: Int(Double(headWidth) * share), theta: theta,
-            scaling: try parameters.map { try scaling($0, maxPositions: maxPositions) } ?? .none)
+            width: width, theta: theta,
+            scaling: try parameters.map { try scaling($0, maxPositions: maxPositions) } ?? .none,
+            style: interleaved ? .interleaved : .halfSplit)
     }
 
     /// The value under the first of `keys` that one of `nodes` has, the earlier nodes first.
-    private static func first(_ keys: String..., in nodes: [JSONNode]) throws -> JSONNode? {
+    static func first(_ keys: String..., in nodes: [JSONNode]) throws -> JSONNode? {
         for node in nodes {
             for key in keys {
                 if let found = try node.optional(key) { return found }
@@ -203,14 +227,41 @@ struct JSONConfigurationReader {
             guard try node.bool("truncate", default: true) else {
                 throw unsupported("truncate of YaRN", "false", "true")
             }
-            let factor = try node.double("factor")
+            let factor = try scalingFactor(node, original: try original(), maxPositions: maxPositions)
             return .yarn(
                 factor: factor, betaFast: try node.double("beta_fast", default: 32),
                 betaSlow: try node.double("beta_slow", default: 1), originalContext: try original(),
                 attentionFactor: try attentionFactor(node, factor: factor))
+        case "longrope":
+            let context = try original()
+            let factor = try scalingFactor(node, original: context, maxPositions: maxPositions)
+            let derived = factor <= 1 ? 1 : (1 + log(factor) / log(Double(context))).squareRoot()
+            return .longRope(
+                short: try node.child("short_factor").elements().map { Float(try $0.double()) },
+                long: try node.child("long_factor").elements().map { Float(try $0.double()) },
+                originalContext: context, attentionFactor: try node.optional("attention_factor")?.double() ?? derived)
         default:
-            throw unsupported("rope_type", type, "default, linear, llama3, yarn")
+            throw unsupported("rope_type", type, "default, linear, llama3, yarn, longrope")
         }
+    }
+
+    /// The stretch that YaRN and LongRoPE derive their factor on cosine and sine from: stated, or the ratio of contexts.
+    private func scalingFactor(_ node: JSONNode, original: Int, maxPositions: Int) throws -> Double {
+        try node.optional("factor")?.double() ?? Double(maxPositions) / Double(original)
+    }
+
+    /// DeepSeek's factor on the scores: the square of YaRN's, over all dimensions, where `mscale_all_dim` asks for it.
+    func attentionScaleFactor(maxPositions: Int) throws -> Double {
+        guard architecture.isDeepSeekLike,
+            let parameters = try Self.first("rope_parameters", "rope_scaling", in: [node]),
+            try Self.first("rope_type", "type", in: [parameters])?.string() ?? "default" != "default",
+            let all = try parameters.optional("mscale_all_dim")?.double(), all != 0
+        else { return 1 }
+        let original = try Self.first("original_max_position_embeddings", in: [parameters, node])?.int(
+            in: 1...DecoderConfiguration.maximumPositions)
+        let factor = try scalingFactor(parameters, original: original ?? maxPositions, maxPositions: maxPositions)
+        let scale = yarnAttentionFactor(factor, multiplier: all)
+        return scale * scale
     }
 
     /// YaRN's factor on cosine and sine: stated, or derived as transformers does from `mscale` and `mscale_all_dim`.

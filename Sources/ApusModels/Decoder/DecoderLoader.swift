@@ -155,13 +155,6 @@ struct DecoderLoader {
     }
 }
 
-extension DecoderConfiguration {
-    /// What a token leaves in the cache of a layer.
-    public func geometry(layer: Int) throws -> CacheGeometry {
-        try .gqa(queryHeads: queryHeads, kvHeads: kvHeads, headWidth: headWidth)
-    }
-}
-
 extension DecoderConfiguration.Activation {
     /// The backend's operation.
     var operation: ActivationFunction {

@@ -109,7 +109,8 @@ extension DecoderConfiguration {
             ("vocabularySize", .integer(Int64(vocabularySize))), ("hiddenSize", .integer(Int64(hiddenSize))),
             ("layerCount", .integer(Int64(layerCount))), ("queryHeads", .integer(Int64(queryHeads))),
             ("kvHeads", .integer(Int64(kvHeads))), ("headWidth", .integer(Int64(headWidth))),
-            ("feedForwardWidth", .integer(Int64(feedForwardWidth))), ("activation", .string(activation.rawValue)),
+            ("attention", .string("\(variant)")), ("feedForwardWidth", .integer(Int64(feedForwardWidth))),
+            ("activation", .string(activation.rawValue)),
             ("norm", .string(normKind.rawValue)), ("normEpsilon", .double(normEpsilon)),
             ("rotaryTheta", .double(rotary.theta)), ("rotaryWidth", .integer(Int64(rotary.width))),
             ("rotaryStyle", .string(rotary.style.rawValue)), ("rotaryScaling", .string("\(rotary.scaling)")),
@@ -120,6 +121,8 @@ extension DecoderConfiguration {
             ("slidingLayers", .integer(Int64(windows.count { $0 != nil }))),
             ("eosTokens", .array(eosTokens.map { .integer(Int64($0)) })),
         ]
+        if attention != .grouped { fields.append(("attentionWidths", .string("\(attention)"))) }
+        if let experts { fields.append(("experts", .string("\(experts)"))) }
         if let bosToken { fields.append(("bosToken", .integer(Int64(bosToken)))) }
         if let weightDType { fields.append(("weightDType", .string(weightDType.rawValue))) }
         return fields
