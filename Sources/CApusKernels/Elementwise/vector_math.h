@@ -107,6 +107,39 @@ INLINE vf vexp_nonpositive(vf x) {
 #endif
 }
 
+/* 2^x for x up to a little above 0, within 2 units in the last place (`terms` 7) or a relative 3e-6 (`terms` 5, enough for a
+ * result that is rounded to bf16); 0 for -infinity, NaN for NaN. 2^x = 2^n P(r), r = x - n, P a minimax fit on |r| <= 1/2. */
+INLINE vf vexp2_nonpositive(vf x, const int terms) {
+#if LANES == 16
+  vf bounded = (vf)_mm512_max_ps((__m512)splat(-151.0f), (__m512)x);
+  vf whole = (vf)_mm512_roundscale_ps((__m512)bounded, 0);
+#else
+  vi low = x < -126.0f;
+  vf bounded = choose(low, splat(-126.0f), x);
+  vf shifted = bounded + 12582912.0f;
+  vf whole = shifted - 12582912.0f;
+#endif
+  vf r = bounded - whole, p;
+  if (terms == 7) {
+    p = r * 1.534581201e-4f + 1.339993122e-3f;
+    p = p * r + 9.618488957e-3f;
+    p = p * r + 5.550328777e-2f;
+    p = p * r + 2.402264689e-1f;
+    p = p * r + 6.931472057e-1f;
+    p = p * r + 1.0f;
+  } else {
+    p = r * 9.570101911e-3f + 5.591786032e-2f;
+    p = p * r + 2.402474483e-1f;
+    p = p * r + 6.931218147e-1f;
+    p = p * r + 9.999992614e-1f;
+  }
+#if LANES == 16
+  return (vf)_mm512_scalef_ps((__m512)p, (__m512)whole);
+#else
+  return choose(low, splat(0), p * (vf)(((vi)shifted - 0x4b400000 + 127) << 23));
+#endif
+}
+
 /* tanh within 3 units in the last place: a minimax fit of (tanh x - x) / x^3 below 0.62, 1 - 2 / (e^2x + 1) above. */
 INLINE vf vtanh(vf x) {
   vf magnitude = vabs(x), z = x * x;

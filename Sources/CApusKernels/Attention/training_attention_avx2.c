@@ -1,0 +1,10 @@
+/* Training attention for AVX2 with FMA. */
+#if defined(__x86_64__)
+#include <immintrin.h>
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
+#define LANES 8
+#define COMPUTE_BF16 0
+#define ISA avx2
+#include "training_attention_kernel.h"
+#pragma clang attribute pop
+#endif
