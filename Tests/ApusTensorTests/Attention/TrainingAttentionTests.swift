@@ -43,11 +43,11 @@ import Testing
     ) {
         let narrow = name == "avx512bf16"
         let (values, gradients) = narrow ? (5e-3, 1.2e-2) : (1e-6, 5e-6)
-        // A query that sees one key has a gradient of zero: what counts there is the size of what cancels.
+        // The log-sum-exp is an exponent: its absolute error counts. A query that sees one key has a gradient of zero: what counts there is the size of what cancels.
         let floor = 0.1
         #expect(call.status == 0)
         #expect(call.output.error(against: exact.output.values) < values, "output, \(name), \(shape)")
-        #expect(call.logSumExp.error(against: exact.logSumExp.values, floor: 0.2) < values, "lse, \(name), \(shape)")
+        #expect(call.logSumExp.error(against: exact.logSumExp.values, floor: 1) < values, "lse, \(name), \(shape)")
         #expect(call.value.error(against: exact.value.values) < values, "value, \(name), \(shape)")
         #expect(call.query.error(against: exact.query.values, floor: floor) < gradients, "query, \(name), \(shape)")
         #expect(call.keyOwn.error(against: exact.keyOwn.values, floor: floor) < gradients, "key, \(name), \(shape)")
