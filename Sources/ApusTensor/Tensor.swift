@@ -90,4 +90,27 @@ public struct Tensor: Sendable {
             unchecked: storage, byteOffset: byteOffset + range.lowerBound * rowBytes, shape: part,
             strides: part.rowMajorStrides, dtype: dtype)
     }
+
+    /// Elements `range` of the last axis, without a copy. Precondition: rank >= 1, not packed.
+    public func columns(_ range: Range<Int>) -> Tensor {
+        precondition(
+            !dtype.isPacked && range.lowerBound >= 0 && range.upperBound <= shape[-1], "columns \(range) of \(shape)")
+        var part = shape
+        part[-1] = range.count
+        return Tensor(
+            unchecked: storage, byteOffset: byteOffset + range.lowerBound * strides[-1] * dtype.bytesPerBlock,
+            shape: part, strides: strides, dtype: dtype)
+    }
+
+    /// The last axis cut in two: [.., a * b] as [.., a, b], without a copy. Precondition: not packed, `b` divides it.
+    public func splittingLastAxis(by width: Int) -> Tensor {
+        precondition(!dtype.isPacked && width > 0 && shape[-1] % width == 0, "\(shape) in parts of \(width)")
+        let extents = shape.dims.dropLast() + [shape[-1] / width, width]
+        let steps = strides.dims.dropLast() + [strides[-1] * width, strides[-1]]
+        return Tensor(
+            unchecked: storage, byteOffset: byteOffset, shape: Shape(extents), strides: Shape(steps), dtype: dtype)
+    }
+
+    /// Whether neighbours on the last axis are neighbours in memory.
+    public var hasContiguousRows: Bool { shape.rank >= 1 && (strides[-1] == 1 || shape[-1] <= 1) }
 }

@@ -40,6 +40,39 @@ public final class CacheBatch: Sendable {
         kernelOffsets = offsets.map(Int64.init)
     }
 
+    /// Some of another batch's sequences, whose rows follow each other.
+    init(_ batch: CacheBatch, sequences range: Range<Int>) {
+        let first = batch.queryOffsets[range.lowerBound]
+        sequences = Array(batch.sequences[range])
+        lengths = Array(batch.lengths[range])
+        queryOffsets = batch.queryOffsets[range.lowerBound...range.upperBound].map { $0 - first }
+        tokens = batch.queryOffsets[range.upperBound] - first
+        positions = Array(batch.positions[first..<(first + tokens)])
+        tableOffsets = Array(batch.tableOffsets[range])
+        pageTable = batch.pageTable
+        kernelLengths = lengths.map(Int64.init)
+        kernelOffsets = queryOffsets.map(Int64.init)
+    }
+
+    /// One sequence of `length` tokens in `pages` and `queries` of its own, its last ones or, where attention is not causal,
+    /// from anywhere.
+    init(pages: [Int32], length: Int, queries: Int) {
+        sequences = []
+        lengths = [length]
+        queryOffsets = [0, queries]
+        tokens = queries
+        positions = []
+        tableOffsets = [0]
+        pageTable = pages
+        kernelLengths = [Int64(length)]
+        kernelOffsets = [0, Int64(queries)]
+    }
+
+    /// The page that holds a token of sequence `index`.
+    func page(ofSequence index: Int, token: Int, pageSize: Int) -> Int {
+        Int(pageTable[Int(tableOffsets[index]) + token / pageSize])
+    }
+
     /// Calls `body` with the batch as kernels read it.
     func withKernelBatch<R>(_ body: (UnsafePointer<apus_cache_batch>) -> R) -> R {
         pageTable.withUnsafeBufferPointer { table in
@@ -47,7 +80,7 @@ public final class CacheBatch: Sendable {
                 kernelLengths.withUnsafeBufferPointer { lengths in
                     kernelOffsets.withUnsafeBufferPointer { offsets in
                         var batch = apus_cache_batch(
-                            sequences: Int64(sequences.count), page_table: table.baseAddress,
+                            sequences: Int64(lengths.count), page_table: table.baseAddress,
                             table_offsets: tableOffsets.baseAddress, lengths: lengths.baseAddress,
                             query_offsets: offsets.baseAddress)
                         return body(&batch)

@@ -103,16 +103,25 @@ extension AttentionResult {
     public func merged(with other: AttentionResult, backend: CPUBackend) -> AttentionResult {
         precondition(output.shape == other.output.shape && logSumExp.shape == other.logSumExp.shape)
         let merged = AttentionResult(output: output.copied(), logSumExp: logSumExp.copied())
-        let rows = logSumExp.count
-        guard rows > 0 else { return merged }
-        let width = Int64(output.count / rows)
-        withExtendedLifetime((merged, other)) {
-            apus_attention_merge(
-                backend.pool, Int64(rows), width, merged.output.pointer(as: Float.self), width,
-                merged.logSumExp.pointer(as: Float.self), other.output.pointer(as: Float.self), width,
-                other.logSumExp.pointer(as: Float.self))
-        }
+        other.merge(into: merged.output, merged.logSumExp, backend: backend)
         return merged
+    }
+}
+
+extension AttentionResult {
+    /// Makes `output` [rows, heads, width] and `logSumExp` [rows, heads], both contiguous, the attention over the union of
+    /// their keys and this result's. Rows whose log-sum-exp is -infinity have seen no key yet.
+    func merge(into output: Tensor, _ logSumExp: Tensor, backend: CPUBackend) {
+        precondition(
+            output.shape == self.output.shape && logSumExp.shape == self.logSumExp.shape && output.isContiguous
+                && logSumExp.isContiguous)
+        guard logSumExp.count > 0 else { return }
+        let width = Int64(output.shape[-1])
+        apus_attention_merge(
+            backend.pool, Int64(logSumExp.count), width, output.pointer(as: Float.self), width,
+            logSumExp.pointer(as: Float.self), self.output.pointer(as: Float.self), width,
+            self.logSumExp.pointer(as: Float.self))
+        withExtendedLifetime((self, output, logSumExp)) {}
     }
 }
 

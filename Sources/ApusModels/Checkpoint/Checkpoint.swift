@@ -39,7 +39,7 @@ extension Checkpoint {
     /// A weight, its shape held against the configuration and its dtype one that computes.
     public func tensor(_ role: TensorRole) throws -> Tensor {
         let name = name(of: role)
-        let tensor = try tensor(named: name)
+        let tensor = try tensorNaming.slice(of: role).map { try slice($0, of: name) } ?? tensor(named: name)
         let shape = configuration.shape(of: role)
         guard tensor.shape == shape else {
             throw ModelFileError.tensorShape(
@@ -51,6 +51,16 @@ extension Checkpoint {
                 found: tensor.dtype.rawValue)
         }
         return tensor
+    }
+
+    /// Part `index` of a tensor's first axis.
+    private func slice(_ index: Int, of name: String) throws -> Tensor {
+        let whole = try tensor(named: name)
+        guard whole.shape.rank >= 2, index < whole.shape[0] else {
+            throw ModelFileError.tensorShape(
+                file: self.name, tensor: name, expected: "more than \(index) parts", found: whole.shape.description)
+        }
+        return whole.rows(index..<index + 1).reshaped(Shape(whole.shape.dims.dropFirst()))
     }
 
     /// A weight without NaN or infinity: as ``tensor(_:)``, and every element (of quantised blocks every scale) is

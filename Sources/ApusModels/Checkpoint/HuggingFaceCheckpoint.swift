@@ -89,16 +89,21 @@ public struct HuggingFaceCheckpoint: Checkpoint {
         return try named?.string("template")
     }
 
-    /// The authors' GTA and GLA files may state the RoPE width as `head_dim`; there the output projection says how wide a
-    /// head is.
+    /// The authors' GTA and GLA files may state the RoPE width as `head_dim`; the output projection says how wide a head
+    /// is.
     private static func configuration(_ file: MappedFile, _ weights: SafetensorsSet) throws -> DecoderConfiguration {
-        let configuration = try DecoderConfiguration(json: file)
-        guard configuration.architecture == .llama, configuration.attention != .grouped else { return configuration }
-        let output = naming(configuration, weights).name(of: .layer(0, .output))
-        guard let columns = weights.file(holding: output)?.info(output)?.extents.last,
-            columns != configuration.queryHeads * configuration.headWidth, columns % configuration.queryHeads == 0
-        else { return configuration }
-        return try DecoderConfiguration(json: file, headWidth: columns / configuration.queryHeads)
+        let node = try file.json()
+        var headWidth: Int?
+        if node.value["rope_dim"] != nil || node.value["qk_rope_dim"] != nil,
+            let heads = node.value["num_attention_heads"]?.intValue, heads > 0
+        {
+            for prefix in ["model.", ""] {
+                let output = TensorNames.llama(prefix: prefix).name(of: .layer(0, .output))
+                guard let columns = weights.file(holding: output)?.info(output)?.extents.last else { continue }
+                if columns % heads == 0, columns >= heads { headWidth = columns / heads }
+            }
+        }
+        return try DecoderConfiguration(json: node, file: file.name, headWidth: headWidth)
     }
 
     /// A base model saved without its head lacks the prefix.

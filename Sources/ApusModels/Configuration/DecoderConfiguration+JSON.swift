@@ -8,11 +8,6 @@ extension DecoderConfiguration {
         try self.init(json: try file.json(), file: file.name)
     }
 
-    /// The configuration in a file with a Hugging Face `config.json`; see ``init(json:file:headWidth:)``.
-    init(json file: MappedFile, headWidth: Int?) throws {
-        try self.init(json: try file.json(), file: file.name, headWidth: headWidth)
-    }
-
     /// The configuration in a Hugging Face `config.json`; see ``init(json:file:headWidth:)``.
     public init(json node: JSONNode, file: String) throws { try self.init(json: node, file: file, headWidth: nil) }
 

@@ -105,6 +105,8 @@ extension DecoderConfiguration {
             experts.weightScale > 0 && experts.weightScale < 1e30, source, "routed scaling factor", "above 0",
             "\(experts.weightScale)")
         try require(isGated && !feedForwardBias, source, "experts", "gated feed-forwards without biases", "others")
+        try require(activation == .silu, source, "activation of experts", "silu", activation.rawValue)
+        try require(residualScale == 1, source, "residual scale with experts", "1", residualScale)
         switch experts.selection {
         case .greedy: break
         case .groupLimited(let groups, let kept), .corrected(let groups, let kept):

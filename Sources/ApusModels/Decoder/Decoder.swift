@@ -31,8 +31,9 @@ public struct DecoderInput {
 
 /// A decoder-only transformer in its decode form, over a paged cache: prefill and decoding of any batch are one function.
 ///
-/// The Llama family (pre-norm, gated feed-forward, optional q/k norms, biases and sliding windows) and GPT-NeoX (layer
-/// norms, parallel residual, plain feed-forward).
+/// The Llama family (pre-norm, gated feed-forward, optional q/k norms, biases and sliding windows; grouped, tied or latent
+/// attention), DeepSeek and MiniCPM3 (latent attention, mixtures of experts) and GPT-NeoX (layer norms, parallel residual,
+/// plain feed-forward).
 public final class Decoder: Sendable {
     /// What the model is.
     public let configuration: DecoderConfiguration
@@ -44,10 +45,12 @@ public final class Decoder: Sendable {
     let head: Linear
     /// Dtype of the projections, which decides the cache's default.
     let weightType: DType
+    /// Tokens that latent attention up-projects at once; nil for what its bounds allow.
+    let latentBlockTokens: Int?
 
     init(
         configuration: DecoderConfiguration, backend: any Backend, embedding: Embedding, layers: [DecoderLayer],
-        finalNorm: Norm, head: Linear, weightType: DType
+        finalNorm: Norm, head: Linear, weightType: DType, latentBlockTokens: Int? = nil
     ) {
         self.configuration = configuration
         self.backend = backend
@@ -56,6 +59,7 @@ public final class Decoder: Sendable {
         self.finalNorm = finalNorm
         self.head = head
         self.weightType = weightType
+        self.latentBlockTokens = latentBlockTokens
     }
 
     /// Width of an output row: the vocabulary, or the labels of a score head.
@@ -66,9 +70,9 @@ public final class Decoder: Sendable {
     /// - Throws: cache errors (out of pages); nothing is appended then.
     public func forward(_ inputs: [DecoderInput], cache: PagedCache) throws -> Tensor {
         let batch = try cache.begin(inputs.map { ($0.sequence, $0.tokens.count) })
-        let step = DecoderStep(
-            batch: batch, cache: cache, rotary: RotaryRows(configuration, positions: batch.positions))
+        let step = try makeStep(batch, cache)
         let x = embedding(inputs.flatMap(\.tokens))  // [T, hidden]
+        if configuration.embeddingScale != 1 { backend.scale(x, by: Float(configuration.embeddingScale)) }
         for layer in layers { layer(x, step) }  // in place
         cache.commit(batch)
         let wanted = selected(x, inputs)  // [rows, hidden]
@@ -90,23 +94,5 @@ public final class Decoder: Sendable {
         if rows.count == x.shape[0] { return x }
         if let first = rows.first, rows.last == first + rows.count - 1 { return x.rows(first..<(first + rows.count)) }
         return x.gatheringRows(rows)
-    }
-}
-
-/// What the layers of one step share.
-struct DecoderStep {
-    let batch: CacheBatch
-    let cache: PagedCache
-    let rotary: RotaryRows
-}
-
-/// Cosines and sines of a step's positions: one pair of tables, two where layers with a window have their own.
-struct RotaryRows {
-    let full: (cosine: Tensor, sine: Tensor)
-    let sliding: (cosine: Tensor, sine: Tensor)?
-
-    init(_ configuration: DecoderConfiguration, positions: [Int32]) {
-        full = configuration.rotary.embedding.rows(positions)
-        sliding = configuration.slidingRotary?.embedding.rows(positions)
     }
 }

@@ -21,13 +21,21 @@ public protocol Backend: AnyObject, Sendable {
     /// `sum += x W^T + bias`, in place. Precondition: nobody else reads `sum` meanwhile.
     func linear(_ x: Tensor, _ term: LinearTerm, addingTo sum: Tensor)
 
+    /// Products of each head with a weight of its own: `out[t, h] = x[t, h] W_h^T + bias_h`.
+    /// - Parameters:
+    ///   - x: float32 [tokens, heads, inputs], a view whose last axis is contiguous.
+    ///   - terms: one per head, all of the same shape.
+    ///   - out: [tokens, heads, outputs], written; a view whose last axis is contiguous.
+    func linearPerHead(_ x: Tensor, _ terms: [LinearTerm], into out: Tensor)
+
     /// `silu(x gate^T) * (x up^T)`: the gated feed-forward of Shazeer 2020, biases not supported.
     func linearSwiGLU(_ x: Tensor, gate: any PreparedWeight, up: any PreparedWeight) -> Tensor
 
     /// Rows of `table` [vocabulary, width] (any dtype) as float32 [tokens.count, width]. Precondition: tokens are inside.
     func embedding(_ tokens: [Int32], table: Tensor) -> Tensor
 
-    /// `x / sqrt(mean(x^2) + epsilon) * weight` over the last axis (Zhang, Sennrich 2019). `weight`: float32.
+    /// `x / sqrt(mean(x^2) + epsilon) * weight` over the last axis (Zhang, Sennrich 2019). `weight`: float32 [width], or
+    /// [groups, width] where each group of `x` [rows, groups, width], a view whose last axis is contiguous, has its own.
     func rmsNorm(_ x: Tensor, weight: Tensor, epsilon: Float) -> Tensor
 
     /// `(x - mean) / sqrt(variance + epsilon) * weight + bias` over the last axis. `weight`, `bias`: float32.
@@ -36,10 +44,14 @@ public protocol Backend: AnyObject, Sendable {
     /// `x = activation(x)`, times `factor` of the same shape where one is given; in place.
     func activateInPlace(_ x: Tensor, _ activation: ActivationFunction, times factor: Tensor?)
 
+    /// `x *= factor`, in place.
+    func scale(_ x: Tensor, by factor: Float)
+
     /// `sum += x`, in place.
     func add(_ x: Tensor, to sum: Tensor)
 
-    /// Rotates the first `rotaryWidth` elements of each head of `x` [tokens, heads, width], in place.
+    /// Rotates the first `rotaryWidth` elements of each head of `x` [tokens, heads, width], in place; `x` may be a view whose
+    /// last axis is contiguous.
     /// - Parameters:
     ///   - interleaved: pairs are neighbours instead of the two halves.
     ///   - cosine: [tokens, rotaryWidth / 2], of each token's position.

@@ -3,6 +3,7 @@ import CApusKernels
 extension CPUBackend {
     /// See ``Backend/rmsNorm(_:weight:epsilon:)``.
     public func rmsNorm(_ x: Tensor, weight: Tensor, epsilon: Float) -> Tensor {
+        if weight.shape.rank == 2 { return groupedRMSNorm(x, weight: weight, epsilon: epsilon) }
         let (rows, width) = Self.matrix(x, "rmsNorm")
         precondition(
             weight.dtype == .f32 && weight.count == width, "rmsNorm: weight \(weight.shape) for width \(width)")
@@ -10,6 +11,23 @@ extension CPUBackend {
         apus_rms_norm_f32(
             pool, Int64(rows), Int64(width), x.pointer(as: Float.self), Int64(width), weight.pointer(as: Float.self), 0,
             epsilon, out.pointer(as: Float.self), Int64(width))
+        withExtendedLifetime((x, weight)) {}
+        return out
+    }
+
+    /// The norm of [rows, groups, width] with a weight per group.
+    private func groupedRMSNorm(_ x: Tensor, weight: Tensor, epsilon: Float) -> Tensor {
+        precondition(
+            x.dtype == .f32 && x.shape.rank == 3 && x.hasContiguousRows && weight.dtype == .f32 && weight.isContiguous
+                && weight.shape == [x.shape[1], x.shape[2]], "rmsNorm: weight \(weight.shape) for \(x.shape)")
+        let (groups, width) = (x.shape[1], x.shape[2])
+        let out = Tensor(uninitialized: x.shape)
+        for group in 0..<groups {
+            apus_rms_norm_f32(
+                pool, Int64(x.shape[0]), Int64(width), x.pointer(as: Float.self) + group * x.strides[1],
+                Int64(x.strides[0]), weight.pointer(as: Float.self) + group * width, 0, epsilon,
+                out.pointer(as: Float.self) + group * width, Int64(groups * width))
+        }
         withExtendedLifetime((x, weight)) {}
         return out
     }
@@ -47,6 +65,14 @@ extension CPUBackend {
         withExtendedLifetime((x, factor)) {}
     }
 
+    /// See ``Backend/scale(_:by:)``.
+    public func scale(_ x: Tensor, by factor: Float) {
+        let (rows, width) = Self.matrix(x, "scale")
+        let values = x.pointer(as: Float.self)
+        apus_scale_softcap_f32(pool, Int64(rows), Int64(width), factor, 0, values, Int64(width), values, Int64(width))
+        withExtendedLifetime(x) {}
+    }
+
     /// See ``Backend/add(_:to:)``.
     public func add(_ x: Tensor, to sum: Tensor) {
         let (rows, width) = Self.matrix(x, "add")
@@ -62,13 +88,14 @@ extension CPUBackend {
     public func rope(
         _ x: Tensor, rotaryWidth: Int, interleaved: Bool, cosine: Tensor, sine: Tensor
     ) {
-        precondition(x.shape.rank == 3 && x.isContiguous && x.dtype == .f32, "rope: [tokens, heads, width] expected")
+        precondition(
+            x.shape.rank == 3 && x.hasContiguousRows && x.dtype == .f32, "rope: [tokens, heads, width] expected")
         let (tokens, heads, width) = (x.shape[0], x.shape[1], x.shape[2])
         precondition(rotaryWidth <= width && cosine.count == tokens * rotaryWidth / 2, "rope: tables \(cosine.shape)")
         apus_rope_f32(
             pool, Int64(tokens), Int64(heads), Int64(rotaryWidth),
             interleaved ? APUS_ROPE_INTERLEAVED : APUS_ROPE_HALF_SPLIT, cosine.pointer(as: Float.self),
-            sine.pointer(as: Float.self), x.pointer(as: Float.self), Int64(heads * width), Int64(width))
+            sine.pointer(as: Float.self), x.pointer(as: Float.self), Int64(x.strides[0]), Int64(x.strides[1]))
         withExtendedLifetime((x, cosine, sine)) {}
     }
 

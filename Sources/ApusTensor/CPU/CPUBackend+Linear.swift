@@ -51,6 +51,36 @@ extension CPUBackend {
         product(x, [term], into: [sum], accumulate: true)
     }
 
+    /// See ``Backend/linearPerHead(_:_:into:)``.
+    ///
+    /// Heads run side by side where there are enough for all threads: a product of one head is too small to share.
+    public func linearPerHead(_ x: Tensor, _ terms: [LinearTerm], into out: Tensor) {
+        let (tokens, heads) = (x.shape[0], terms.count)
+        precondition(
+            x.dtype == .f32 && out.dtype == .f32 && x.hasContiguousRows && out.hasContiguousRows
+                && x.shape == [tokens, heads, terms[0].weight.inputs]
+                && out.shape == [tokens, heads, terms[0].weight.outputs], "linearPerHead: \(x.shape) to \(out.shape)")
+        if heads >= threads && heads > 1 {
+            concurrently(heads) { self.product(ofHead: $0, x, terms[$0], into: out) }
+        } else {
+            for head in 0..<heads { product(ofHead: head, x, terms[head], into: out) }
+        }
+    }
+
+    private func product(ofHead head: Int, _ x: Tensor, _ term: LinearTerm, into out: Tensor) {
+        let request = apus_linear_output(
+            weight: handle(term.weight), out: out.pointer(as: Float.self) + head * out.strides[1],
+            out_stride: Int64(out.strides[0]), bias: term.bias.map { UnsafePointer($0.pointer(as: Float.self)) },
+            accumulate: 0)
+        let status = withUnsafePointer(to: request) { request in
+            apus_linear(
+                pool, kernelPrecision, x.pointer(as: Float.self) + head * x.strides[1], Int64(x.shape[0]),
+                Int64(x.strides[0]), request, 1)
+        }
+        Self.check(status)
+        withExtendedLifetime((x, term, out)) {}
+    }
+
     /// See ``Backend/linearSwiGLU(_:gate:up:)``.
     public func linearSwiGLU(_ x: Tensor, gate: any PreparedWeight, up: any PreparedWeight) -> Tensor {
         let (rows, width) = Self.matrix(x, "linearSwiGLU")
