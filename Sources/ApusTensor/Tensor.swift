@@ -13,6 +13,8 @@ public struct Tensor: Sendable {
     public let strides: Shape
     /// Element type.
     public let dtype: DType
+    /// The operation it came from, where gradients are recorded.
+    package internal(set) var edge: GradientEdge?
 
     /// A row-major tensor over existing storage. Precondition: the storage is large enough.
     public init(storage: Storage, byteOffset: Int = 0, shape: Shape, dtype: DType) {

@@ -1,0 +1,103 @@
+extension DifferentiableOperations {
+    /// Rows of `table` [vocabulary, width] as float32 [tokens.count, width]. Precondition: tokens are inside.
+    public func embedding(_ tokens: [Int32], table: Parameter) -> Tensor {
+        let result = backend.embedding(tokens, table: table.value)
+        return record([result], from: [table.edge]) { gradients, sink in
+            guard let gradient = gradients[0] else { return }
+            sink.accumulate(into: 0, shape: table.shape) { target, _ in
+                backend.embeddingBackward(tokens, gradient: gradient, tableGradient: target)
+            }
+        }[0]
+    }
+
+    /// `x / sqrt(mean(x^2) + epsilon) * weight` over the last axis, in the dtype of products unless another is given.
+    public func rmsNorm(_ x: Tensor, weight: Parameter, epsilon: Float, output: DType? = nil) -> Tensor {
+        let (_, normalized, inverse) = backend.rmsNormForward(
+            x, adding: nil, weight: weight.value, epsilon: epsilon, output: output ?? compute)
+        return record([normalized], from: [x.edge, weight.edge]) { gradients, sink in
+            guard let gradient = gradients[0] else { return }
+            sink.combine(into: 0, shape: x.shape) { target, base in
+                normBackward(x, weight, inverse, gradient, base: base, into: target, sink, weightInput: 1)
+            }
+            if !sink.wants(0) {
+                normBackward(
+                    x, weight, inverse, gradient, base: nil, into: Tensor(uninitialized: x.shape), sink, weightInput: 1)
+            }
+        }[0]
+    }
+
+    /// The step between sublayers: `sum = residual + x`, and its RMSNorm in the dtype of products.
+    public func addRMSNorm(
+        _ x: Tensor, to residual: Tensor, weight: Parameter, epsilon: Float
+    ) -> (sum: Tensor, normalized: Tensor) {
+        let (sum, normalized, inverse) = backend.rmsNormForward(
+            residual, adding: x, weight: weight.value, epsilon: epsilon, output: compute)
+        let results = record([sum, normalized], from: [residual.edge, x.edge, weight.edge]) { gradients, sink in
+            // The sum's gradient is the same for both addends: it is formed once and shared.
+            var total = gradients[0]
+            if let gradient = gradients[1] {
+                let result = Tensor(uninitialized: sum.shape)
+                normBackward(sum, weight, inverse, gradient, base: total, into: result, sink, weightInput: 2)
+                total = result
+            }
+            if let total {
+                sink.pass(total, to: 0)
+                sink.pass(total, to: 1)
+            }
+        }
+        return (results[0], results[1])
+    }
+
+    /// The gradient of a norm's input goes to `result`, that of its weight to the sink, or nowhere if it is frozen.
+    private func normBackward(
+        _ x: Tensor, _ weight: Parameter, _ inverse: Tensor, _ gradient: Tensor, base: Tensor?, into result: Tensor,
+        _ sink: GradientSink, weightInput: Int
+    ) {
+        func run(_ weightGradient: Tensor) {
+            backend.rmsNormBackward(
+                x, weight: weight.value, inverse: inverse, gradient: gradient, base: base, into: result,
+                weightGradient: weightGradient)
+        }
+        if sink.wants(weightInput) {
+            sink.accumulate(into: weightInput, shape: weight.shape) { target, _ in run(target) }
+        } else {
+            let unused = Tensor(uninitialized: weight.shape)
+            unused.fillWithZeros()
+            run(unused)
+        }
+    }
+
+    /// `silu(gate) * up` in the dtype of products.
+    public func swiglu(gate: Tensor, up: Tensor) -> Tensor {
+        precondition(gate.shape == up.shape, "swiglu: \(gate.shape) and \(up.shape)")
+        let result = backend.swigluForward(gate: gate, up: up, output: compute)
+        return record([result], from: [gate.edge, up.edge]) { gradients, sink in
+            guard let gradient = gradients[0] else { return }
+            let (dGate, dUp) = backend.swigluBackward(gate: gate, up: up, gradient: gradient, output: compute)
+            sink.give(dGate, to: 0)
+            sink.give(dUp, to: 1)
+        }[0]
+    }
+
+    /// `a + b`.
+    public func add(_ a: Tensor, _ b: Tensor) -> Tensor {
+        precondition(a.shape == b.shape, "add: \(a.shape) and \(b.shape)")
+        let sum = backend.converted(a.detached(), to: .f32)
+        backend.add(b.detached(), to: sum)
+        return record([sum], from: [a.edge, b.edge]) { gradients, sink in
+            guard let gradient = gradients[0] else { return }
+            sink.pass(gradient, to: 0)
+            sink.pass(gradient, to: 1)
+        }[0]
+    }
+}
+
+extension DifferentiableOperations {
+    /// The same elements under another shape of the same count.
+    public func reshape(_ x: Tensor, _ shape: Shape) -> Tensor {
+        let original = x.shape
+        return record([x.detached().reshaped(shape)], from: [x.edge]) { gradients, sink in
+            if let gradient = gradients[0] { sink.pass(gradient.reshaped(original), to: 0) }
+        }[0]
+    }
+}

@@ -1,0 +1,227 @@
+/// What training asks of a device beyond ``Backend``: forward passes that keep what gradients need, and backward passes.
+///
+/// Shapes that do not fit are programming errors of the caller. Results do not depend on the number of threads.
+public protocol DifferentiableBackend: Backend {
+    /// `c = a b`, or `c += a b`: a [m, k], b [k, n], both float32 or both bf16; c [m, n] float32.
+    func multiply(_ a: MatrixView, _ b: MatrixView, into c: MatrixView, accumulate: Bool)
+
+    /// Writes the elements of `x` in the other's dtype (float32 or bf16, to nearest even). Precondition: same shape.
+    func convert(_ x: Tensor, into result: Tensor)
+
+    /// RMSNorm over the last axis, of `x` or of `x + addend`.
+    /// - Returns: the sum (`x` itself without an addend), the normalised rows in `output`'s dtype, and each row's
+    ///   1 / sqrt(mean square + epsilon).
+    func rmsNormForward(
+        _ x: Tensor, adding addend: Tensor?, weight: Tensor, epsilon: Float, output: DType
+    ) -> (sum: Tensor, normalized: Tensor, inverse: Tensor)
+
+    /// `result = base + dx`, `weightGradient += dw` of ``rmsNormForward(_:adding:weight:epsilon:output:)``, x being the sum.
+    func rmsNormBackward(
+        _ x: Tensor, weight: Tensor, inverse: Tensor, gradient: Tensor, base: Tensor?, into result: Tensor,
+        weightGradient: Tensor)
+
+    /// `silu(gate) * up` in `output`'s dtype.
+    func swigluForward(gate: Tensor, up: Tensor, output: DType) -> Tensor
+
+    /// Gradients of gate and up, in `output`'s dtype.
+    func swigluBackward(gate: Tensor, up: Tensor, gradient: Tensor, output: DType) -> (gate: Tensor, up: Tensor)
+
+    /// `tableGradient[tokens[i]] += gradient[i]`, in order.
+    func embeddingBackward(_ tokens: [Int32], gradient: Tensor, tableGradient: Tensor)
+
+    /// For each row of logits its target's log-probability (0 where the target is negative), and where `gradient` is given
+    /// the gradient of -scale[row] x log-probability (`gradient` may be `logits`).
+    func crossEntropy(
+        _ logits: Tensor, targets: ArraySlice<Int32>, scale: ArraySlice<Float>, gradient: Tensor?
+    ) -> [Float]
+
+    /// `sums += ` the sums of the columns of `x` (float32 or bf16).
+    func addColumnSums(_ x: MatrixView, to sums: Tensor)
+
+    /// Sum of squares in float64; NaN or infinite if an element is.
+    func sumOfSquares(_ x: Tensor) -> Double
+
+    /// One step of AdamW on values, moments and the values' bf16 copy, in place.
+    func adamW(
+        _ step: AdamWStep, gradient: Tensor, values: Tensor, firstMoment: Tensor, secondMoment: Tensor, narrow: Tensor?)
+
+    /// Multiplies every element by `factor`, in place.
+    func scale(_ x: Tensor, by factor: Float)
+
+    /// Rotates pairs of each head of a view (its whole width), in place, by the angles of each token's row.
+    func rotate(_ view: HeadsView, cosine: Tensor, sine: Tensor, isInterleaved: Bool)
+
+    /// Causal attention over packed sequences, explicit keys and values.
+    /// - Returns: [tokens, heads, value width] in `output`'s dtype, and the log-sum-exp of each row.
+    func attentionForward(
+        _ operands: AttentionOperands, _ parameters: SequenceAttention, output: DType
+    ) -> (output: Tensor, logSumExp: Tensor)
+
+    /// Gradients of the operands, written to views of the same shapes (added, where `adds` says so).
+    func attentionBackward(
+        _ operands: AttentionOperands, _ parameters: SequenceAttention, output: Tensor, logSumExp: Tensor,
+        gradient: Tensor, into gradients: AttentionOperands, adds: Bool)
+}
+
+extension DifferentiableBackend {
+    /// A copy of `x` in another dtype (float32 or bf16).
+    func converted(_ x: Tensor, to dtype: DType) -> Tensor {
+        let result = Tensor(uninitialized: x.shape, dtype: dtype)
+        convert(x, into: result)
+        return result
+    }
+}
+
+/// A matrix inside a tensor: rows at a fixed distance, elements of a row side by side.
+public struct MatrixView: Sendable {
+    /// What it lies in: float32 or bf16.
+    public let tensor: Tensor
+    /// Elements before the first one.
+    public let offset: Int
+    /// Rows as stored.
+    public let rows: Int
+    /// Columns as stored.
+    public let columns: Int
+    /// Elements from row to row.
+    public let stride: Int
+    /// Whether products read it transposed.
+    public let isTransposed: Bool
+
+    /// Columns of a tensor whose leading axes count as rows.
+    public init(_ tensor: Tensor, columns range: Range<Int>? = nil, transposed: Bool = false) {
+        precondition(tensor.isContiguous && tensor.shape.rank >= 1, "matrix of \(tensor.shape)")
+        let width = tensor.shape[-1]
+        let range = range ?? 0..<width
+        precondition(range.lowerBound >= 0 && range.upperBound <= width, "columns \(range) of \(tensor.shape)")
+        self.tensor = tensor
+        offset = range.lowerBound
+        rows = width == 0 ? 0 : tensor.count / width
+        columns = range.count
+        stride = width
+        isTransposed = transposed
+    }
+
+    /// The same elements, read the other way round.
+    public var transposed: MatrixView { MatrixView(self, transposed: !isTransposed) }
+
+    private init(_ view: MatrixView, transposed: Bool) {
+        tensor = view.tensor
+        offset = view.offset
+        rows = view.rows
+        columns = view.columns
+        stride = view.stride
+        isTransposed = transposed
+    }
+}
+
+/// Hyperparameters of one step of AdamW (Loshchilov, Hutter 2019).
+public struct AdamWStep: Sendable {
+    /// Learning rate of this step.
+    public var learningRate: Float
+    /// Decay of the first moment.
+    public var beta1: Float
+    /// Decay of the second moment.
+    public var beta2: Float
+    /// Added to the root of the second moment.
+    public var epsilon: Float
+    /// Decoupled weight decay.
+    public var weightDecay: Float
+    /// Factor on the gradient (clipping, accumulation).
+    public var gradientScale: Float
+    /// Which step it is, from 1.
+    public var step: Int
+
+    /// A step's hyperparameters.
+    public init(
+        learningRate: Float, beta1: Float, beta2: Float, epsilon: Float, weightDecay: Float, gradientScale: Float,
+        step: Int
+    ) {
+        self.learningRate = learningRate
+        self.beta1 = beta1
+        self.beta2 = beta2
+        self.epsilon = epsilon
+        self.weightDecay = weightDecay
+        self.gradientScale = gradientScale
+        self.step = step
+    }
+}
+
+/// What every row of a packed batch sees in the training form of attention.
+public struct SequenceAttention: Sendable, Equatable {
+    /// First row of each sequence, and the number of rows at the end: rows see earlier rows of their own sequence.
+    public var starts: [Int]
+    /// Factor on scores.
+    public var scale: Float
+    /// Tokens a row sees, itself included; nil for all.
+    public var window: Int?
+    /// Whether products run on bf16 operands.
+    public var usesBFloat16: Bool
+
+    /// Attention over sequences that begin at `starts`.
+    public init(starts: [Int], scale: Float, window: Int? = nil, usesBFloat16: Bool = false) {
+        self.starts = starts
+        self.scale = scale
+        self.window = window
+        self.usesBFloat16 = usesBFloat16
+    }
+}
+
+/// Rows [tokens][heads][width] inside a float32 tensor.
+public struct HeadsView: Sendable {
+    /// What they lie in.
+    public var tensor: Tensor
+    /// Elements before the first one.
+    public var offset: Int
+    /// Heads.
+    public var heads: Int
+    /// Elements of a head.
+    public var width: Int
+    /// Elements from token to token.
+    public var tokenStride: Int
+    /// Elements from head to head.
+    public var headStride: Int
+
+    /// Elements `range` of each head of a [tokens, heads x headStride] tensor.
+    public init(_ tensor: Tensor, heads: Int, elements range: Range<Int>) {
+        let width = tensor.shape[-1]
+        precondition(heads > 0 && width % heads == 0, "\(heads) heads in rows of \(width)")
+        precondition(
+            range.lowerBound >= 0 && range.upperBound <= width / heads, "elements \(range) of \(width / heads)")
+        self.tensor = tensor
+        offset = range.lowerBound
+        self.heads = heads
+        self.width = range.count
+        tokenStride = width
+        headStride = width / heads
+    }
+
+    /// The same place in another tensor of that shape.
+    func inside(_ other: Tensor) -> HeadsView {
+        var result = self
+        result.tensor = other
+        return result
+    }
+}
+
+/// Queries, keys and values of the training form. A key is its head's own part, then the part kept once for all heads;
+/// the query's last elements meet the latter.
+public struct AttentionOperands: Sendable {
+    /// [tokens][query heads][own width + once width].
+    public var query: HeadsView
+    /// [tokens][KV heads][own width].
+    public var key: HeadsView
+    /// [tokens][1][once width], or nil.
+    public var keyOnce: HeadsView?
+    /// [tokens][KV heads][value width].
+    public var value: HeadsView
+
+    /// Operands of one layer.
+    public init(query: HeadsView, key: HeadsView, keyOnce: HeadsView? = nil, value: HeadsView) {
+        precondition(query.width == key.width + (keyOnce?.width ?? 0), "query and key widths differ")
+        precondition(key.heads == value.heads && query.heads % key.heads == 0, "heads do not divide")
+        self.query = query
+        self.key = key
+        self.keyOnce = keyOnce
+        self.value = value
+    }
+}
