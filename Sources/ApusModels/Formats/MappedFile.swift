@@ -116,7 +116,7 @@ public final class MappedFile: @unchecked Sendable {
     }
 
     /// The whole file as JSON.
-    func json(duplicateKeys: JSONDuplicateKeys = .lastHolds) throws -> JSONNode {
+    package func json(duplicateKeys: JSONDuplicateKeys = .lastHolds) throws -> JSONNode {
         JSONNode(try withBytes(0..<byteCount) { try JSONValue(parsing: $0, duplicateKeys: duplicateKeys) }, name: name)
     }
 

@@ -1,0 +1,91 @@
+import ApusTensor
+
+#if canImport(Glibc)
+import Glibc
+#elseif canImport(Musl)
+import Musl
+#endif
+
+extension TrainableDecoder {
+    /// A model with fresh weights: matrices from N(0, deviation), norms 1, biases 0. Each weight depends on the seed and its
+    /// name alone.
+    /// - Parameter deviation: 0.02 in the paper.
+    public convenience init(
+        initializing configuration: DecoderConfiguration, seed: UInt64, deviation: Float = 0.02,
+        on operations: DifferentiableOperations
+    ) throws {
+        let names = TensorNames.huggingFace(configuration)
+        try self.init(configuration, on: operations) { role, shape in
+            let result = Tensor(uninitialized: shape)
+            if role.isNormWeight {
+                result.withMutableElements(of: Float.self) { $0.update(repeating: 1) }
+            } else if shape.rank == 1 {
+                result.fillWithZeros()
+            } else {
+                var normal = NormalNumbers(seed: seed, stream: names.name(of: role))
+                result.withMutableElements(of: Float.self) { values in
+                    for index in values.indices { values[index] = deviation * normal.next() }
+                }
+            }
+            return result
+        }
+    }
+
+    /// A model with the weights of a checkpoint, expanded to float32.
+    /// - Throws: file errors; a weight with NaN or infinity by its name.
+    public convenience init(_ checkpoint: any Checkpoint, on operations: DifferentiableOperations) throws {
+        try self.init(checkpoint.configuration, on: operations) { role, shape in
+            let tensor = try checkpoint.finiteTensor(role).float32()
+            // A copy: the file's own bytes are read-only.
+            let copy = Tensor(uninitialized: shape)
+            operations.backend.convert(tensor, into: copy)
+            return copy
+        }
+    }
+}
+
+extension TensorRole {
+    /// Whether it multiplies a normalised value, so that 1 changes nothing.
+    var isNormWeight: Bool {
+        switch self {
+        case .finalNorm: true
+        case .layer(_, .attentionNorm), .layer(_, .feedForwardNorm), .layer(_, .queryNorm), .layer(_, .keyNorm),
+            .layer(_, .queryLatentNorm), .layer(_, .latentNorm):
+            true
+        default: false
+        }
+    }
+}
+
+/// Numbers from N(0, 1), by Box and Muller, from SplitMix64 over a seed and a name.
+struct NormalNumbers {
+    private var state: UInt64
+    private var spare: Float?
+
+    init(seed: UInt64, stream: String) {
+        // FNV-1a of the name.
+        var hash: UInt64 = 0xcbf2_9ce4_8422_2325
+        for byte in stream.utf8 { hash = (hash ^ UInt64(byte)) &* 0x100_0000_01b3 }
+        state = seed &* 0x9e37_79b9_7f4a_7c15 ^ hash
+    }
+
+    private mutating func uniform() -> Double {
+        state &+= 0x9e37_79b9_7f4a_7c15
+        var z = state
+        z = (z ^ (z >> 30)) &* 0xbf58_476d_1ce4_e5b9
+        z = (z ^ (z >> 27)) &* 0x94d0_49bb_1331_11eb
+        z ^= z >> 31
+        return (Double(z >> 11) + 0.5) / 9_007_199_254_740_992
+    }
+
+    mutating func next() -> Float {
+        if let spare {
+            self.spare = nil
+            return spare
+        }
+        let radius = (-2 * log(uniform())).squareRoot()
+        let angle = 2 * Double.pi * uniform()
+        spare = Float(radius * sin(angle))
+        return Float(radius * cos(angle))
+    }
+}
