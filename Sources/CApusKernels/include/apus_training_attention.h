@@ -11,9 +11,10 @@
  * Reduction order depends on the shapes, the instruction set and the arithmetic alone: results are the same bit for bit for
  * any number of threads, and a sequence's outputs and query gradients do not depend on the other sequences.
  *
- * Memory: forward, per thread, 4 bytes x (512 + 192) x (key width + value width), each width rounded up to 32, and 35 KiB;
- * backward twice that and the gradients that several items add to: [kv_heads][tokens][key_once], and for sequences that are
- * worth splitting (fewer than 16 sequences x KV heads) at most 4 x [kv_heads][tokens][key_own + key_once + value]. */
+ * Memory, which the pool keeps for the next call: per thread at most 4 bytes x 384 x (key width + value width) + 40 KiB forward
+ * and 4 bytes x 960 x (key width + value width) + 40 KiB backward, widths rounded up to 32; backward also the gradients that
+ * several items add to: [kv_heads][tokens][key_once], and of sequences that are worth splitting (fewer than 16 sequences x KV
+ * heads in a call) at most 4 x [kv_heads][tokens][key_own + key_once + value]. */
 #ifndef APUS_TRAINING_ATTENTION_H
 #define APUS_TRAINING_ATTENTION_H
 
