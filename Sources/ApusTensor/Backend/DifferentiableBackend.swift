@@ -45,9 +45,6 @@ public protocol DifferentiableBackend: Backend {
     func adamW(
         _ step: AdamWStep, gradient: Tensor, values: Tensor, firstMoment: Tensor, secondMoment: Tensor, narrow: Tensor?)
 
-    /// Multiplies every element by `factor`, in place.
-    func scale(_ x: Tensor, by factor: Float)
-
     /// Rotates pairs of each head of a view (its whole width), in place, by the angles of each token's row.
     func rotate(_ view: HeadsView, cosine: Tensor, sine: Tensor, isInterleaved: Bool)
 

@@ -177,14 +177,6 @@ extension CPUBackend: DifferentiableBackend {
         return Float(1 - power)
     }
 
-    /// See ``DifferentiableBackend/scale(_:by:)``.
-    public func scale(_ x: Tensor, by factor: Float) {
-        let (rows, width) = Self.matrix(x, "scale")
-        let values = x.pointer(as: Float.self)
-        apus_scale_softcap_f32(pool, Int64(rows), Int64(width), factor, 0, values, Int64(width), values, Int64(width))
-        withExtendedLifetime(x) {}
-    }
-
     /// See ``DifferentiableBackend/rotate(_:cosine:sine:isInterleaved:)``.
     public func rotate(_ view: HeadsView, cosine: Tensor, sine: Tensor, isInterleaved: Bool) {
         let tokens = view.tensor.count / max(view.tokenStride, 1)
