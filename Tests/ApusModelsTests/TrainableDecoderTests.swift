@@ -6,8 +6,11 @@ import Testing
 
 /// The training form: against transformers, against the decode form, and its gradients along random directions.
 @Suite struct TrainableDecoderTests {
-    @Test(arguments: ["llama2", "llama3", "smollm2", "mistral-window", "qwen2", "qwen2-tied", "qwen3"])
-    func logitsEqualTransformers(_ name: String) throws {
+    @Test(arguments: [
+        "llama2", "llama3", "smollm2", "mistral-window", "qwen2", "qwen2-tied", "qwen3", "gta", "gla", "gla-split",
+        "mla",
+    ])
+    func logitsEqualTransformersAndTheFormulas(_ name: String) throws {
         let expected = try FamilyLogitsTests.Expected(name)
         let model = try TrainableDecoder(
             Checkpoints.open(FamilyLogitsTests.folder.appending(path: name).path), on: DifferentiableOperations())
@@ -70,6 +73,24 @@ import Testing
     private let tokens: [Int32] = (0..<23).map { Int32(($0 * 37 + 11) % 61) }
     private var targets: [Int32] { tokens.map { $0 % 7 == 0 ? -1 : ($0 * 5 + 1) % 61 } }
     private let starts = [0, 9, 9, 10, 23]
+
+    /// Training form and decode form of the same weights: the prompt in pieces of 1 to 5 tokens and as a whole.
+    @Test(arguments: names, [[23], [1, 2, 3, 4, 5, 5, 3], [17, 1, 5]])
+    func bothFormsAgree(_ name: String, _ pieces: [Int]) throws {
+        let model = try model(name)
+        let expected = withoutGradients { model.logits(tokens, model.batch(starts: [0, tokens.count])) }
+        let decoder = try Decoder(checkpoint: MemoryCheckpoint(model), backend: CPUBackend(threads: 2))
+        let cache = try decoder.makeCache(tokens: tokens.count, type: .f32)
+        let sequence = cache.makeSequence()
+        var (rows, start) = ([Float](), 0)
+        for count in pieces {
+            let input = DecoderInput(
+                tokens: Array(tokens[start..<start + count]), sequence: sequence, logits: .all)
+            rows += try decoder.forward([input], cache: cache).floats
+            start += count
+        }
+        #expect(FamilyLogitsTests.relativeError(rows, expected.floats) <= 1e-5)
+    }
 
     /// The loss along a random direction in the space of all weights changes as the gradient says.
     @Test(arguments: names) func gradientsFollowTheLoss(_ name: String) throws {

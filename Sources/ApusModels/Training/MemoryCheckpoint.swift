@@ -1,0 +1,39 @@
+import ApusTensor
+
+/// A model whose weights stand in memory, in Hugging Face's names: for decoding with what is being trained.
+public struct MemoryCheckpoint: Checkpoint {
+    /// For messages.
+    public let name: String
+    /// What the model is.
+    public let configuration: DecoderConfiguration
+    /// Hugging Face's names of this family.
+    public let tensorNaming: TensorNames
+    /// Nothing is recommended.
+    public var generationDefaults: GenerationDefaults { GenerationDefaults() }
+    /// None.
+    public var tokenizer: TokenizerSource { .none }
+    private let tensors: [String: Tensor]
+
+    /// The weights of a model as they are: later training steps change them too, but not decoders made before.
+    public init(_ model: TrainableDecoder, name: String = "the trained model") {
+        self.name = name
+        configuration = model.configuration
+        tensorNaming = model.names
+        tensors = Dictionary(uniqueKeysWithValues: model.parameters().map { ($0.name, $0.parameter.value) })
+    }
+
+    /// None.
+    public func chatTemplate() -> String? { nil }
+
+    /// Names of all weights.
+    public var tensorNames: [String] { tensors.keys.sorted() }
+
+    /// Whether there is such a weight.
+    public func hasTensor(named name: String) -> Bool { tensors[name] != nil }
+
+    /// A weight, float32.
+    public func tensor(named name: String) throws -> Tensor {
+        guard let tensor = tensors[name] else { throw ModelFileError.missingTensor(file: self.name, tensor: name) }
+        return tensor
+    }
+}
