@@ -1,3 +1,4 @@
+import ApusAttention
 import ApusModels
 import ApusTensor
 import Testing
@@ -15,7 +16,9 @@ import Testing
     }
 
     /// Logits of a sequence fed in pieces.
-    private func logits(_ decoder: Decoder, _ tokens: [Int32], pieces: [Int]) throws -> [Float] {
+    private func logits(
+        _ decoder: Decoder, _ tokens: [Int32], pieces: [Int], _ reading: LatentReading? = nil
+    ) throws -> [Float] {
         let cache = try decoder.makeCache(tokens: tokens.count)
         let sequence = cache.makeSequence()
         var rows: [Float] = []
@@ -23,24 +26,28 @@ import Testing
         for count in pieces {
             let input = DecoderInput(
                 tokens: Array(tokens[start..<start + count]), sequence: sequence, logits: .all)
-            rows += try decoder.forward([input], cache: cache).floats
+            rows += try decoder.forward([input], cache: cache, latentReading: reading).floats
             start += count
         }
         #expect(start == tokens.count)
         return rows
     }
 
-    @Test(arguments: formulas) func logitsEqualTheFormulas(_ name: String) throws {
+    private static let readings: [LatentReading?] = [nil, .absorbed, .explicit]
+
+    @Test(arguments: formulas, readings)
+    func logitsEqualTheFormulas(_ name: String, _ reading: LatentReading?) throws {
         let expected = try FamilyLogitsTests.Expected(name)
         let decoder = try decoder(name)
-        let found = try logits(decoder, expected.tokens[0], pieces: [expected.tokens[0].count])
+        let found = try logits(decoder, expected.tokens[0], pieces: [expected.tokens[0].count], reading)
         #expect(FamilyLogitsTests.relativeError(found, expected.values) <= 1e-5)
     }
 
-    @Test(arguments: families) func logitsEqualTransformers(_ name: String) throws {
+    @Test(arguments: families, readings)
+    func logitsEqualTransformers(_ name: String, _ reading: LatentReading?) throws {
         let expected = try FamilyLogitsTests.Expected(name)
         let decoder = try decoder(name)
-        let found = try logits(decoder, expected.tokens[0], pieces: [expected.tokens[0].count])
+        let found = try logits(decoder, expected.tokens[0], pieces: [expected.tokens[0].count], reading)
         #expect(FamilyLogitsTests.relativeError(found, expected.values) <= 2e-5)
     }
 
@@ -56,23 +63,25 @@ import Testing
         while small.reduce(0, +) < tokens.count {
             small.append(min(small.count % 5 + 1, tokens.count - small.reduce(0, +)))
         }
-        for pieces in [[Int](repeating: 1, count: tokens.count), small, [100, 50], [33, 1, 90, 5, 21], [3, 147]] {
-            let found = try logits(decoder, tokens, pieces: pieces)
-            #expect(FamilyLogitsTests.relativeError(found, whole) <= 1e-5, "\(pieces)")
+        for reading in Self.readings {
+            for pieces in [[Int](repeating: 1, count: tokens.count), small, [100, 50], [33, 1, 90, 5, 21], [3, 147]] {
+                let found = try logits(decoder, tokens, pieces: pieces, reading)
+                #expect(FamilyLogitsTests.relativeError(found, whole) <= 1e-5, "\(pieces)")
+            }
         }
     }
 
-    /// A batch of sequences, some read absorbed and some explicitly.
+    /// A batch of sequences, of which the longest is read explicitly and the others absorbed.
     @Test(arguments: formulas + families) func sequencesOfABatchDoNotMix(_ name: String) throws {
-        let tokens = try FamilyLogitsTests.Expected(name).tokens[0]
+        let tokens = try [[Int32]](repeating: FamilyLogitsTests.Expected(name).tokens[0], count: 5).flatMap { $0 }
         let decoder = try decoder(name)
-        let cuts = [0..<1, 20..<23, 10..<110, 0..<64, 5..<6, 50..<150]
-        let cache = try decoder.makeCache(tokens: 128, sequences: cuts.count)
+        let cuts = [0..<1, 20..<23, 10..<710, 0..<64, 5..<6, 50..<150]
+        let cache = try decoder.makeCache(tokens: 704, sequences: cuts.count)
         let inputs = cuts.map {
             DecoderInput(tokens: Array(tokens[$0]), sequence: cache.makeSequence(), logits: .all)
         }
         let found = try decoder.forward(inputs, cache: cache).floats
-        let expected = try cuts.flatMap { try logits(decoder, Array(tokens[$0]), pieces: [$0.count]) }
+        let expected = try cuts.flatMap { try logits(decoder, Array(tokens[$0]), pieces: [$0.count], .absorbed) }
         #expect(FamilyLogitsTests.relativeError(found, expected) <= 1e-5)
     }
 
@@ -84,9 +93,9 @@ import Testing
         let cache = try decoder.makeCache(tokens: 150, type: type)
         let sequence = cache.makeSequence()
         var found: [Float] = []
-        for range in [0..<80, 80..<81, 81..<150] {
+        for (range, reading) in [(0..<80, LatentReading.explicit), (80..<81, .absorbed), (81..<150, .explicit)] {
             let input = DecoderInput(tokens: Array(expected.tokens[0][range]), sequence: sequence, logits: .all)
-            found += try decoder.forward([input], cache: cache).floats
+            found += try decoder.forward([input], cache: cache, latentReading: reading).floats
         }
         #expect(FamilyLogitsTests.relativeError(found, expected.values) <= (type == .f16 ? 3e-3 : 3e-2))
     }

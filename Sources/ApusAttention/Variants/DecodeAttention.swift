@@ -8,6 +8,14 @@ public protocol DecodeAttention: Sendable {
     func callAsFunction(_ x: Tensor, _ step: AttentionStep) -> Tensor
 }
 
+/// The two ways in which latent attention reads its cache; see ``LatentAttention``.
+public enum LatentReading: Sendable, Hashable {
+    /// The latents are key and value at once.
+    case absorbed
+    /// Keys and values are up-projected first.
+    case explicit
+}
+
 /// What the layers of one step share.
 public struct AttentionStep {
     /// The sequences and their new tokens.
@@ -20,17 +28,20 @@ public struct AttentionStep {
     public let slidingRotary: RotaryRows?
     /// Where latent attention up-projects; nil where no layer does.
     public let latentWorkspace: LatentWorkspace?
+    /// How latent attention reads; nil for what takes less time.
+    public let latentReading: LatentReading?
 
     /// A step over `batch`, whose pages `cache` has found.
     public init(
         batch: CacheBatch, cache: PagedCache, rotary: RotaryRows, slidingRotary: RotaryRows? = nil,
-        latentWorkspace: LatentWorkspace? = nil
+        latentWorkspace: LatentWorkspace? = nil, latentReading: LatentReading? = nil
     ) {
         self.batch = batch
         self.cache = cache
         self.rotary = rotary
         self.slidingRotary = slidingRotary
         self.latentWorkspace = latentWorkspace
+        self.latentReading = latentReading
     }
 }
 

@@ -6,7 +6,7 @@ import ApusTensor
 /// A token leaves its normalised latents and one rotated key in the cache. Few new tokens read them *absorbed*: the key
 /// up-projection W_UK goes into the query, the value up-projection W_UV comes after attention, so that the latent is key and
 /// value at once. Many read them *explicitly*: keys and values are up-projected block by block into a bounded workspace,
-/// and what the blocks give is merged by log-sum-exp. ``isExplicit(newTokens:length:)`` says which.
+/// and what the blocks give is merged by log-sum-exp. `isExplicit` says which, by the measured cost of both.
 ///
 /// A bias on the keys' up-projection adds the same to all scores of a query, so both forms leave it out.
 ///
@@ -79,7 +79,7 @@ public struct LatentAttention: DecodeAttention {
         step.cache.append(layer: layer, batch: step.batch, shared: latents, key: key, value: nil)
 
         let out = Tensor(uninitialized: [tokens, geometry.queryHeads, widths.valueWidth])
-        for run in runs(step.batch) {
+        for run in runs(step) {
             let rows =
                 step.batch.queryOffsets[run.sequences.lowerBound]..<step.batch.queryOffsets[run.sequences.upperBound]
             if run.isExplicit {
@@ -111,11 +111,15 @@ public struct LatentAttention: DecodeAttention {
     }
 
     /// Sequences that follow each other and are read absorbed, or one that is read explicitly.
-    private func runs(_ batch: CacheBatch) -> [(sequences: Range<Int>, isExplicit: Bool)] {
+    private func runs(_ step: AttentionStep) -> [(sequences: Range<Int>, isExplicit: Bool)] {
+        let batch = step.batch
         var runs: [(sequences: Range<Int>, isExplicit: Bool)] = []
         for index in batch.lengths.indices {
             let new = batch.queryOffsets[index + 1] - batch.queryOffsets[index]
-            let isExplicit = isExplicit(newTokens: new, length: batch.lengths[index])
+            let isExplicit =
+                step.latentReading.map { $0 == .explicit }
+                ?? Self.isExplicit(
+                    newTokens: new, length: batch.lengths[index], widths: widths, cacheType: step.cache.layout.shared)
             if !isExplicit, let last = runs.last, !last.isExplicit {
                 runs[runs.count - 1].sequences = last.sequences.lowerBound..<index + 1
             } else {

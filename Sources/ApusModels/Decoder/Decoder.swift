@@ -67,10 +67,13 @@ public final class Decoder: Sendable {
 
     /// Runs a step: appends every input's tokens to its sequence.
     /// - Returns: float32 [rows wanted, ``outputWidth``], inputs in order.
+    /// - Parameter latentReading: how latent attention reads its cache; nil for what takes less time.
     /// - Throws: cache errors (out of pages); nothing is appended then.
-    public func forward(_ inputs: [DecoderInput], cache: PagedCache) throws -> Tensor {
+    public func forward(
+        _ inputs: [DecoderInput], cache: PagedCache, latentReading: LatentReading? = nil
+    ) throws -> Tensor {
         let batch = try cache.begin(inputs.map { ($0.sequence, $0.tokens.count) })
-        let step = try makeStep(batch, cache)
+        let step = try makeStep(batch, cache, latentReading)
         let x = embedding(inputs.flatMap(\.tokens))  // [T, hidden]
         if configuration.embeddingScale != 1 { backend.scale(x, by: Float(configuration.embeddingScale)) }
         for layer in layers { layer(x, step) }  // in place

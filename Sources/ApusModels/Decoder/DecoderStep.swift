@@ -4,7 +4,7 @@ import ApusTensor
 extension Decoder {
     /// What the layers of a step over `batch` share.
     /// - Throws: cache errors when the workspace of latent attention cannot be had.
-    func makeStep(_ batch: CacheBatch, _ cache: PagedCache) throws -> AttentionStep {
+    func makeStep(_ batch: CacheBatch, _ cache: PagedCache, _ latentReading: LatentReading?) throws -> AttentionStep {
         var workspace: LatentWorkspace?
         if case .latent(let widths) = configuration.attention {
             workspace = try LatentWorkspace(
@@ -12,7 +12,8 @@ extension Decoder {
         }
         return AttentionStep(
             batch: batch, cache: cache, rotary: rows(configuration.rotary, batch),
-            slidingRotary: configuration.slidingRotary.map { rows($0, batch) }, latentWorkspace: workspace)
+            slidingRotary: configuration.slidingRotary.map { rows($0, batch) }, latentWorkspace: workspace,
+            latentReading: latentReading)
     }
 
     /// The rotary rows of a step. LongRoPE rotates a sequence's new tokens by the length that it has with them.
