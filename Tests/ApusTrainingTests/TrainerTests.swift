@@ -12,7 +12,7 @@ private struct Counting: BatchSource {
     /// A step from which on every target is wrong.
     var wrongFrom = Int.max
 
-    func batch(step: Int, part: Int) -> TokenBatch {
+    func batch(step: Int, part: Int) -> PackedBatch {
         let starts = (0...rows).map { $0 * length }
         var (tokens, targets) = ([Int32](), [Int32]())
         for row in 0..<rows {
@@ -21,11 +21,11 @@ private struct Counting: BatchSource {
             tokens += run.dropLast()
             targets += step >= wrongFrom ? run.dropFirst().map { ($0 + 5) % Int32(vocabulary) } : Array(run.dropFirst())
         }
-        return TokenBatch(tokens: tokens, targets: targets, starts: starts)
+        return PackedBatch(tokens: tokens, targets: targets, starts: starts)
     }
 
     var evaluationBatches: Int { 2 }
-    func evaluationBatch(_ index: Int) -> TokenBatch { batch(step: 1000 + index, part: 0) }
+    func evaluationBatch(_ index: Int) -> PackedBatch { batch(step: 1000 + index, part: 0) }
 }
 
 @Suite struct TrainerTests {

@@ -57,16 +57,16 @@ private struct RandomTokens: BatchSource {
 
     var evaluationBatches: Int { 0 }
 
-    func evaluationBatch(_ index: Int) -> TokenBatch { preconditionFailure("random tokens have nothing held out") }
+    func evaluationBatch(_ index: Int) -> PackedBatch { preconditionFailure("random tokens have nothing held out") }
 
-    func batch(step: Int, part: Int) -> TokenBatch {
+    func batch(step: Int, part: Int) -> PackedBatch {
         var state = UInt64(step) &* 0x9e37_79b9_7f4a_7c15 &+ UInt64(part)
         func next() -> Int32 {
             state = state &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
             return Int32((state >> 33) % UInt64(vocabulary))
         }
         let tokens = (0..<rows * length).map { _ in next() }
-        return TokenBatch(
+        return PackedBatch(
             tokens: tokens, targets: tokens.map { _ in next() }, starts: (0...rows).map { $0 * length })
     }
 }

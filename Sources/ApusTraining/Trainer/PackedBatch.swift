@@ -1,5 +1,5 @@
 /// Sequences of one micro-batch, packed one after the other.
-public struct TokenBatch: Sendable, Equatable {
+public struct PackedBatch: Sendable, Equatable {
     /// Input tokens.
     public var tokens: [Int32]
     /// The token that each should predict; negative: not counted.
@@ -23,11 +23,11 @@ public struct TokenBatch: Sendable, Equatable {
 /// What a run learns from and is measured on. Batches depend on their numbers alone, so that a run can go on anywhere.
 public protocol BatchSource: Sendable {
     /// The micro-batch `part` of a step (both from 0).
-    func batch(step: Int, part: Int) throws -> TokenBatch
+    func batch(step: Int, part: Int) throws -> PackedBatch
 
     /// Batches of held-out text, the same at every call.
     var evaluationBatches: Int { get }
 
     /// A batch of held-out text.
-    func evaluationBatch(_ index: Int) throws -> TokenBatch
+    func evaluationBatch(_ index: Int) throws -> PackedBatch
 }
