@@ -23,6 +23,8 @@ public enum TextDataError: Error, Equatable, CustomStringConvertible {
     case invalidUTF8(file: String, offset: Int, byte: UInt8)
     /// A zero byte, which text never holds.
     case binary(file: String, offset: Int)
+    /// A line of a JSON Lines file is not as it should be; lines count from 1.
+    case row(file: String, line: Int, expected: String, found: String)
 
     /// One sentence for people.
     public var description: String {
@@ -43,6 +45,8 @@ public enum TextDataError: Error, Equatable, CustomStringConvertible {
             "\(file): expected UTF-8, found byte 0x\(String(byte, radix: 16, uppercase: true)) at byte \(offset) of the text"
         case .binary(let file, let offset):
             "\(file): expected text, found a zero byte (binary data) at byte \(offset) of the text"
+        case .row(let file, let line, let expected, let found):
+            "\(file), line \(line): expected \(expected), found \(found)"
         }
     }
 }
