@@ -83,17 +83,20 @@ public final class MappedFile: @unchecked Sendable {
     }
 
     /// The little-endian number at a byte offset, aligned or not; nil outside the file.
-    func number<T: FixedWidthInteger & BitwiseCopyable>(at offset: Int, as type: T.Type = T.self) -> T? {
+    package func number<T: FixedWidthInteger & BitwiseCopyable>(at offset: Int, as type: T.Type = T.self) -> T? {
         guard contains(offset, MemoryLayout<T>.size) else { return nil }
         return T(littleEndian: base.loadUnaligned(fromByteOffset: offset, as: T.self))
     }
 
     /// Calls `body` with the bytes of a range. Precondition: it lies inside the file.
-    func withBytes<R>(_ range: Range<Int>, _ body: (UnsafeRawBufferPointer) throws -> R) rethrows -> R {
+    package func withBytes<R>(_ range: Range<Int>, _ body: (UnsafeRawBufferPointer) throws -> R) rethrows -> R {
         precondition(contains(range.lowerBound, range.count), "bytes \(range) of a file of \(byteCount)")
         defer { withExtendedLifetime(self) {} }
         return try body(UnsafeRawBufferPointer(start: base + range.lowerBound, count: range.count))
     }
+
+    /// A copy of the bytes of a range. Precondition: it lies inside the file.
+    package func bytes(_ range: Range<Int>) -> [UInt8] { withBytes(range) { Array($0) } }
 
     /// Whether the file opens with these ASCII characters.
     func starts(with text: StaticString) -> Bool {
