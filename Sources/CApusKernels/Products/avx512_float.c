@@ -127,6 +127,7 @@ const apus_kernels apus_kernels_avx512 = {
     .rows = {[APUS_F32] = rows_f32, [APUS_BF16] = rows_bf16, [APUS_F16] = rows_f16},
     .swiglu = swiglu,
     .packed = &apus_avx512_packed,
+    .gemm = &apus_avx512_gemm,
 };
 
 #endif

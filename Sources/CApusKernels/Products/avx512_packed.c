@@ -134,110 +134,11 @@ AVX512 static void pack_f32_as_bf16(const void *x, int64_t stride, int64_t first
     }
 }
 
-AVX512 static void pack_bf16(const void *x, int64_t stride, int64_t first, int64_t last, int64_t k, void *out) {
-    int64_t units = (k + 31) / 32;
-    for (int64_t t = first; t < last; t++) {
-        const char *row = (const char *)x + t * stride * 2;
-        for (int64_t u = 0; u < units; u++) {
-            int64_t left = k - u * 32;
-            __m512i v = _mm512_maskz_loadu_epi16(left >= 32 ? UINT32_MAX : (1u << left) - 1, row + u * 64);
-            _mm512_store_si512(unit_at(out, units, t, u), v);
-        }
-    }
-}
-
-/* Transposes a 16 x 16 matrix of 32-bit elements in registers. */
-AVX512_INLINE void transpose16(__m512i *v) {
-    __m512i a[16];
-    UNROLL for (int i = 0; i < 16; i += 2) {
-        a[i] = _mm512_unpacklo_epi32(v[i], v[i + 1]);
-        a[i + 1] = _mm512_unpackhi_epi32(v[i], v[i + 1]);
-    }
-    UNROLL for (int i = 0; i < 16; i += 4) {
-        v[i] = _mm512_unpacklo_epi64(a[i], a[i + 2]);
-        v[i + 1] = _mm512_unpackhi_epi64(a[i], a[i + 2]);
-        v[i + 2] = _mm512_unpacklo_epi64(a[i + 1], a[i + 3]);
-        v[i + 3] = _mm512_unpackhi_epi64(a[i + 1], a[i + 3]);
-    }
-    UNROLL for (int i = 0; i < 4; i++) {
-        a[i] = _mm512_shuffle_i32x4(v[i], v[i + 4], 0x88);
-        a[i + 4] = _mm512_shuffle_i32x4(v[i], v[i + 4], 0xdd);
-        a[i + 8] = _mm512_shuffle_i32x4(v[i + 8], v[i + 12], 0x88);
-        a[i + 12] = _mm512_shuffle_i32x4(v[i + 8], v[i + 12], 0xdd);
-    }
-    UNROLL for (int i = 0; i < 8; i++) {
-        v[i] = _mm512_shuffle_i32x4(a[i], a[i + 8], 0x88);
-        v[i + 8] = _mm512_shuffle_i32x4(a[i], a[i + 8], 0xdd);
-    }
-}
-
-/* Reads one unit (16 f32 or 32 bf16 rows of k) of up to 16 columns of a matrix stored [k][columns]: v[column] is its unit. */
-AVX512_INLINE void load_columns(const char *p, int64_t step, int columns, int64_t k, const int size, __m512i *v) {
-    uint32_t mask = columns >= 16 ? 0xffff : (1u << columns) - 1;
-    UNROLL for (int i = 0; i < 16; i++) {
-        if (size == 4) {
-            v[i] = i < k ? _mm512_maskz_loadu_epi32((__mmask16)mask, p + i * step) : _mm512_setzero_si512();
-        } else {
-            __m256i even = 2 * i < k ? _mm256_maskz_loadu_epi16((__mmask16)mask, p + 2 * i * step) : _mm256_setzero_si256();
-            __m256i odd = 2 * i + 1 < k ? _mm256_maskz_loadu_epi16((__mmask16)mask, p + (2 * i + 1) * step)
-                                        : _mm256_setzero_si256();
-            v[i] = _mm512_or_si512(_mm512_cvtepu16_epi32(even), _mm512_slli_epi32(_mm512_cvtepu16_epi32(odd), 16));
-        }
-    }
-    transpose16(v);
-}
-
-AVX512_INLINE void pack_columns(const char *x, int64_t step, int64_t first, int64_t last, int64_t k, char *out,
-                                const int size) {
-    int64_t elements = UNIT / size, units = (k + elements - 1) / elements;
-    for (int64_t t = first; t < last; t += 16) {
-        int columns = last - t < 16 ? (int)(last - t) : 16;
-        for (int64_t u = 0; u < units; u++) {
-            __m512i v[16];
-            load_columns(x + u * elements * step + t * size, step, columns, k - u * elements, size, v);
-            for (int i = 0; i < columns; i++) _mm512_store_si512(unit_at(out, units, t + i, u), v[i]);
-        }
-    }
-}
-
-AVX512 static void pack_columns_f32(const void *x, int64_t stride, int64_t first, int64_t last, int64_t k, void *out) {
-    pack_columns(x, stride * 4, first, last, k, out, 4);
-}
-
-AVX512 static void pack_columns_bf16(const void *x, int64_t stride, int64_t first, int64_t last, int64_t k, void *out) {
-    pack_columns(x, stride * 2, first, last, k, out, 2);
-}
-
-AVX512_INLINE void rows_of_columns(const char *b, int64_t step, int columns, int64_t k, char *out, int64_t out_step,
-                                   const int size) {
-    int64_t elements = UNIT / size;
-    for (int64_t i = 0; i < k; i += elements) {
-        __m512i v[16];
-        load_columns(b + i * step, step, columns, k - i, size, v);
-        for (int c = 0; c < columns; c++) _mm512_storeu_si512(out + c * out_step + i * size, v[c]);
-    }
-}
-
-AVX512 static void rows_of_columns_f32(const void *b, int64_t stride, int columns, int64_t k, void *out,
-                                       int64_t out_stride) {
-    rows_of_columns(b, stride * 4, columns, k, out, out_stride * 4, 4);
-}
-
-AVX512 static void rows_of_columns_bf16(const void *b, int64_t stride, int columns, int64_t k, void *out,
-                                        int64_t out_stride) {
-    rows_of_columns(b, stride * 2, columns, k, out, out_stride * 2, 2);
-}
-
 const apus_packed_kernels apus_avx512_packed = {
     .panel = {[APUS_F32] = panel_f32, [APUS_BF16] = panel_bf16, [APUS_F16] = panel_f16},
     .panel_bf16_pairs = panel_bf16_pairs,
     .pack_f32 = pack_f32,
     .pack_f32_as_bf16 = pack_f32_as_bf16,
-    .pack_bf16 = pack_bf16,
-    .pack_columns_f32 = pack_columns_f32,
-    .pack_columns_bf16 = pack_columns_bf16,
-    .rows_of_columns_f32 = rows_of_columns_f32,
-    .rows_of_columns_bf16 = rows_of_columns_bf16,
 };
 
 #endif

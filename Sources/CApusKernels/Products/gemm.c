@@ -1,28 +1,21 @@
-/* General products, brought to dot products with k contiguous on both sides: a is packed, and a b that is not transposed is
- * transposed into scratch first. Without packed kernels a is taken as it lies, or transposed likewise. */
-#include <stdatomic.h>
+/* General products: by packed tiles where the instruction set has kernels for them; otherwise brought to dot products with k
+ * contiguous on both sides, operands that lie otherwise being transposed into scratch first. */
+#include "gemm.h"
+
 #include <stdlib.h>
 
-#include "../Pool/pool_internal.h"
-#include "kernels.h"
 #include "onednn.h"
 
-enum { GROUP_ROWS = 96, PACK_ROWS = 48, CHUNK_BYTES = 8 << 20, A_SLOT = 0, B_SLOT = 1, TRANSPOSE_BLOCK = 32 };
+enum { A_SLOT = 0, B_SLOT = 1, ROUNDED_A_SLOT = 2, ROUNDED_B_SLOT = 3, TRANSPOSE_BLOCK = 32 };
 
-typedef struct {
-    const apus_kernels *kernels;
-    apus_pool *pool;
-    int trans_a, trans_b;
-    int64_t m, n, k, size; /* size: bytes of an element */
-    float alpha, beta;
-    const char *a, *b;
-    int64_t lda, ldb, ldc;
-    float *c;
-    int64_t columns; /* panels of 16 columns of c */
-    char *packed_a;  /* of the rows [chunk_begin, chunk_begin + chunk_rows) */
-    int64_t chunk_begin, chunk_rows;
-    _Atomic int failed;
-} gemm_job;
+void *apus_gemm_memory(const gemm_job *job, int slot, int64_t bytes) {
+    return job->nested ? aligned_alloc(64, ((size_t)bytes + 63) / 64 * 64)
+                       : apus_pool_shared_scratch(job->pool, slot, (size_t)bytes);
+}
+
+void apus_gemm_free(const gemm_job *job, void *memory) {
+    if (job->nested) free(memory);
+}
 
 static void store(const gemm_job *job, int64_t first, int64_t last, int64_t j, int columns, const float *sums) {
     for (int64_t i = first; i < last; i++, sums += PANEL_ROWS) {
@@ -34,72 +27,21 @@ static void store(const gemm_job *job, int64_t first, int64_t last, int64_t j, i
     }
 }
 
-/* An item is 16 columns of c by a group of its rows. */
-static void packed_items(void *context, int64_t begin, int64_t end, int worker) {
-    gemm_job *job = context;
-    float *partial = apus_pool_product_scratch(job->pool, worker,
-                                               sizeof(float) * (GROUP_ROWS + PACKED_CUT) * APUS_PARTIAL_FLOATS);
-    if (!partial) {
-        atomic_store_explicit(&job->failed, 1, memory_order_relaxed);
-        return;
-    }
-    const apus_packed_kernels *packed = job->kernels->packed;
-    apus_packed_panel_kernel kernel = job->size == 4 ? packed->panel[APUS_F32] : packed->panel_bf16_pairs;
-    float sums[GROUP_ROWS * PANEL_ROWS];
-    for (int64_t item = begin; item < end; item++) {
-        int64_t first = item / job->columns * GROUP_ROWS, j = item % job->columns * PANEL_ROWS;
-        int64_t last = first + GROUP_ROWS < job->chunk_rows ? first + GROUP_ROWS : job->chunk_rows;
-        int columns = job->n - j < PANEL_ROWS ? (int)(job->n - j) : PANEL_ROWS;
-        kernel(job->b + j * job->ldb * job->size, job->ldb, columns, job->packed_a + apus_packed_bytes(first, job->k, job->size),
-               last - first, job->k, partial, sums);
-        store(job, job->chunk_begin + first, job->chunk_begin + last, j, columns, sums);
-    }
-}
+static int64_t panels_of_columns(const gemm_job *job) { return (job->n + PANEL_ROWS - 1) / PANEL_ROWS; }
 
-static void pack_items(void *context, int64_t begin, int64_t end, int worker) {
-    (void)worker;
-    gemm_job *job = context;
-    const apus_packed_kernels *packed = job->kernels->packed;
-    apus_pack_kernel pack = job->size == 4 ? (job->trans_a ? packed->pack_columns_f32 : packed->pack_f32)
-                                           : (job->trans_a ? packed->pack_columns_bf16 : packed->pack_bf16);
-    const char *a = job->a + job->chunk_begin * (job->trans_a ? 1 : job->lda) * job->size;
-    for (int64_t item = begin; item < end; item++) {
-        int64_t first = item * PACK_ROWS, last = first + PACK_ROWS < job->chunk_rows ? first + PACK_ROWS : job->chunk_rows;
-        pack(a, job->lda, first, last, job->k, job->packed_a);
-    }
-}
-
-typedef struct {
-    const gemm_job *gemm;
-    char *target;
-    int64_t stride;
-} columns_job;
-
-static void columns_items(void *context, int64_t begin, int64_t end, int worker) {
-    (void)worker;
-    const columns_job *job = context;
-    const gemm_job *gemm = job->gemm;
-    const apus_packed_kernels *packed = gemm->kernels->packed;
-    apus_transpose_kernel kernel = gemm->size == 4 ? packed->rows_of_columns_f32 : packed->rows_of_columns_bf16;
-    for (int64_t item = begin; item < end; item++) {
-        int64_t j = item * PANEL_ROWS;
-        kernel(gemm->b + j * gemm->size, gemm->ldb, gemm->n - j < PANEL_ROWS ? (int)(gemm->n - j) : PANEL_ROWS, gemm->k,
-               job->target + j * job->stride * gemm->size, job->stride);
-    }
-}
-
-/* Without packed kernels: 12 rows by 16 columns of c at a time. */
+/* 12 rows by 16 columns of c at a time. */
 static void row_items(void *context, int64_t begin, int64_t end, int worker) {
     (void)worker;
     const gemm_job *job = context;
-    apus_rows_kernel kernel = job->size == 4 ? job->kernels->rows[APUS_F32] : job->kernels->rows_bf16_pairs;
+    const int64_t size = gemm_element_bytes(job->a.source), panels = panels_of_columns(job);
+    apus_rows_kernel kernel = size == 4 ? job->kernels->rows[APUS_F32] : job->kernels->rows_bf16_pairs;
     for (int64_t item = begin; item < end; item++) {
-        int64_t i = item / job->columns * TILE_TOKENS, j = item % job->columns * PANEL_ROWS;
+        int64_t i = item / panels * TILE_TOKENS, j = item % panels * PANEL_ROWS;
         int columns = job->n - j < PANEL_ROWS ? (int)(job->n - j) : PANEL_ROWS;
         int rows = job->m - i < TILE_TOKENS ? (int)(job->m - i) : TILE_TOKENS;
         float sums[TILE_TOKENS * PANEL_ROWS];
-        kernel(job->b + j * job->ldb * job->size, job->ldb, columns, job->a + i * job->lda * job->size, job->lda, rows, job->k,
-               sums);
+        kernel(job->b.data + j * job->b.stride * size, job->b.stride, columns, job->a.data + i * job->a.stride * size,
+               job->a.stride, rows, job->k, sums);
         store(job, i, i + rows, j, columns, sums);
     }
 }
@@ -127,54 +69,59 @@ static void transpose_items(void *context, int64_t begin, int64_t end, int worke
     }
 }
 
-static void *scratch_memory(apus_pool *pool, int nested, int slot, int64_t bytes) {
-    return nested ? aligned_alloc(64, ((size_t)bytes + 63) / 64 * 64) : apus_pool_shared_scratch(pool, slot, (size_t)bytes);
+typedef struct {
+    const char *source;
+    uint16_t *target;
+    int64_t columns, stride;
+} rounding_job;
+
+static void rounding_items(void *context, int64_t begin, int64_t end, int worker) {
+    (void)worker;
+    const rounding_job *job = context;
+    for (int64_t r = begin; r < end; r++)
+        for (int64_t c = 0; c < job->columns; c++) {
+            float value;
+            memcpy(&value, job->source + (r * job->stride + c) * 4, 4);
+            job->target[r * job->columns + c] = f32_to_bf16(value);
+        }
 }
 
-/* Turns source[rows, columns] into target[columns, rows] and has the job use it. */
-static void transpose(const gemm_job *job, const char **matrix, int64_t *stride, char *target, int64_t rows, int64_t columns) {
-    transpose_job work = {*matrix, target, rows, columns, *stride, job->size};
-    apus_pool_run(job->pool, (columns + TRANSPOSE_BLOCK - 1) / TRANSPOSE_BLOCK, 1, transpose_items, &work);
-    *matrix = target;
-    *stride = rows;
-}
-
-/* The stride of b's columns as rows: whole units, and one more, so that a power of two does not crowd the cache sets. */
-static int64_t columns_stride(const gemm_job *job) {
-    return ((job->k * job->size + PACKED_UNIT - 1) / PACKED_UNIT + 1) * PACKED_UNIT / job->size;
-}
-
-/* a goes through scratch in chunks of rows that stay in the last cache. */
-static int64_t rows_of_chunk(const gemm_job *job) {
-    int64_t rows = CHUNK_BYTES / (job->k * job->size) / GROUP_ROWS * GROUP_ROWS;
-    if (rows < GROUP_ROWS) rows = GROUP_ROWS;
-    return rows < job->m ? rows : job->m;
-}
-
-static int run_packed(gemm_job *job, char *a, char *b) {
-    if (b) {
-        columns_job columns = {job, b, columns_stride(job)};
-        apus_pool_run(job->pool, job->columns, 1, columns_items, &columns);
-        job->b = b;
-        job->ldb = columns.stride;
+/* Has the operand, stored [rows][columns], lie in scratch as bf16 if it is to be rounded, and transposed if `transposes`. */
+static int arrange(const gemm_job *job, gemm_operand *operand, int64_t rows, int64_t columns, int transposes, int rounded_slot,
+                   int slot, void **rounded, void **transposed) {
+    if (operand->source == GEMM_F32_ROUNDED) {
+        *rounded = apus_gemm_memory(job, rounded_slot, rows * columns * 2);
+        if (!*rounded) return -1;
+        rounding_job work = {operand->data, *rounded, columns, operand->stride};
+        apus_pool_run(job->pool, rows, 16, rounding_items, &work);
+        operand->data = *rounded;
+        operand->stride = columns;
+        operand->source = GEMM_BF16;
     }
-    job->packed_a = a;
-    const int64_t chunk = rows_of_chunk(job);
-    for (job->chunk_begin = 0; job->chunk_begin < job->m; job->chunk_begin += chunk) {
-        int64_t left = job->m - job->chunk_begin;
-        job->chunk_rows = left < chunk ? left : chunk;
-        apus_pool_run(job->pool, (job->chunk_rows + PACK_ROWS - 1) / PACK_ROWS, 1, pack_items, job);
-        int64_t groups = (job->chunk_rows + GROUP_ROWS - 1) / GROUP_ROWS;
-        apus_pool_run(job->pool, groups * job->columns, 1, packed_items, job);
+    if (transposes) {
+        const int64_t size = gemm_element_bytes(operand->source);
+        *transposed = apus_gemm_memory(job, slot, rows * columns * size);
+        if (!*transposed) return -1;
+        transpose_job work = {operand->data, *transposed, rows, columns, operand->stride, size};
+        apus_pool_run(job->pool, (columns + TRANSPOSE_BLOCK - 1) / TRANSPOSE_BLOCK, 1, transpose_items, &work);
+        operand->data = *transposed;
+        operand->stride = rows;
     }
-    return atomic_load_explicit(&job->failed, memory_order_relaxed) ? -1 : 0;
-}
-
-static int run_rows(gemm_job *job, char *a, char *b) {
-    if (a) transpose(job, &job->a, &job->lda, a, job->k, job->m);
-    if (b) transpose(job, &job->b, &job->ldb, b, job->k, job->n);
-    apus_pool_run(job->pool, (job->m + TILE_TOKENS - 1) / TILE_TOKENS * job->columns, 4, row_items, job);
     return 0;
+}
+
+static int run_rows(gemm_job *job) {
+    void *memory[4] = {NULL};
+    const int ta = job->a.transposed, tb = job->b.transposed;
+    int result = arrange(job, &job->a, ta ? job->k : job->m, ta ? job->m : job->k, ta, ROUNDED_A_SLOT, A_SLOT, &memory[0],
+                         &memory[1]);
+    if (result == 0)
+        result = arrange(job, &job->b, tb ? job->n : job->k, tb ? job->k : job->n, !tb, ROUNDED_B_SLOT, B_SLOT, &memory[2],
+                         &memory[3]);
+    if (result == 0)
+        apus_pool_run(job->pool, (job->m + TILE_TOKENS - 1) / TILE_TOKENS * panels_of_columns(job), 4, row_items, job);
+    for (int i = 0; i < 4; i++) apus_gemm_free(job, memory[i]);
+    return result;
 }
 
 static void only_scale(const gemm_job *job) {
@@ -190,20 +137,9 @@ static int run_gemm(gemm_job *job) {
         only_scale(job);
         return 0;
     }
-    job->columns = (job->n + PANEL_ROWS - 1) / PANEL_ROWS;
     apus_pool_entry entry = apus_pool_enter(job->pool);
-    const int nested = apus_pool_is_nested(job->pool), packed = job->kernels->packed != NULL;
-    int64_t bytes_a = packed ? apus_packed_bytes(rows_of_chunk(job), job->k, job->size) : job->m * job->k * job->size;
-    int64_t bytes_b = job->n * (packed ? columns_stride(job) : job->k) * job->size;
-    const int need_a = packed || job->trans_a, need_b = !job->trans_b;
-    char *a = need_a ? scratch_memory(job->pool, nested, A_SLOT, bytes_a) : NULL;
-    char *b = need_b ? scratch_memory(job->pool, nested, B_SLOT, bytes_b) : NULL;
-    int result = -1;
-    if ((a || !need_a) && (b || !need_b)) result = packed ? run_packed(job, a, b) : run_rows(job, a, b);
-    if (nested) {
-        free(a);
-        free(b);
-    }
+    job->nested = apus_pool_is_nested(job->pool);
+    int result = job->kernels->gemm ? apus_gemm_blocked(job) : run_rows(job);
     apus_pool_leave(job->pool, entry);
     return result;
 }
@@ -212,16 +148,23 @@ int apus_gemm_f32(apus_pool *pool, int trans_a, int trans_b, int64_t m, int64_t 
                   int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc) {
     if (apus_onednn_serves(m, n, k))
         return apus_onednn_gemm(pool, trans_a, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
-    gemm_job job = {.kernels = apus_active_kernels(), .pool = pool, .trans_a = trans_a, .trans_b = trans_b, .m = m, .n = n,
-                    .k = k, .size = 4, .alpha = alpha, .beta = beta, .a = (const char *)a, .b = (const char *)b, .lda = lda,
-                    .ldb = ldb, .ldc = ldc, .c = c};
+    gemm_job job = {.kernels = apus_active_kernels(), .pool = pool, .m = m, .n = n, .k = k, .alpha = alpha, .beta = beta,
+                    .a = {(const char *)a, lda, trans_a, GEMM_F32}, .b = {(const char *)b, ldb, trans_b, GEMM_F32}, .c = c,
+                    .ldc = ldc};
+    return run_gemm(&job);
+}
+
+int apus_gemm_mixed(apus_pool *pool, int trans_a, int trans_b, int64_t m, int64_t n, int64_t k, float alpha,
+                     apus_dtype a_dtype, const void *a, int64_t lda, apus_dtype b_dtype, const void *b, int64_t ldb, float beta,
+                     float *c, int64_t ldc) {
+    if ((a_dtype != APUS_F32 && a_dtype != APUS_BF16) || (b_dtype != APUS_F32 && b_dtype != APUS_BF16)) return -1;
+    gemm_job job = {.kernels = apus_active_kernels(), .pool = pool, .m = m, .n = n, .k = k, .alpha = alpha, .beta = beta,
+                    .a = {a, lda, trans_a, a_dtype == APUS_BF16 ? GEMM_BF16 : GEMM_F32_ROUNDED},
+                    .b = {b, ldb, trans_b, b_dtype == APUS_BF16 ? GEMM_BF16 : GEMM_F32_ROUNDED}, .c = c, .ldc = ldc};
     return run_gemm(&job);
 }
 
 int apus_gemm_bf16(apus_pool *pool, int trans_a, int trans_b, int64_t m, int64_t n, int64_t k, float alpha,
                    const uint16_t *a, int64_t lda, const uint16_t *b, int64_t ldb, float beta, float *c, int64_t ldc) {
-    gemm_job job = {.kernels = apus_active_kernels(), .pool = pool, .trans_a = trans_a, .trans_b = trans_b, .m = m, .n = n,
-                    .k = k, .size = 2, .alpha = alpha, .beta = beta, .a = (const char *)a, .b = (const char *)b, .lda = lda,
-                    .ldb = ldb, .ldc = ldc, .c = c};
-    return run_gemm(&job);
+    return apus_gemm_mixed(pool, trans_a, trans_b, m, n, k, alpha, APUS_BF16, a, lda, APUS_BF16, b, ldb, beta, c, ldc);
 }

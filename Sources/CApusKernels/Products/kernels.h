@@ -45,11 +45,8 @@ typedef void (*apus_rows_kernel)(const void *w, int64_t w_stride, int rows, cons
 typedef void (*apus_packed_panel_kernel)(const void *w, int64_t w_stride, int rows, const void *x, int64_t tokens, int64_t k,
                                          float *partial, float *out);
 
-/* Packs tokens [first, last) of x, row-major [token][k], or for the `columns` kernels stored [k][token]. */
+/* Packs tokens [first, last) of x, row-major [token][k]. */
 typedef void (*apus_pack_kernel)(const void *x, int64_t stride, int64_t first, int64_t last, int64_t k, void *out);
-
-/* out[column][k] = b[k][column] for up to 16 columns; rows of `out` are padded to units. */
-typedef void (*apus_transpose_kernel)(const void *b, int64_t stride, int columns, int64_t k, void *out, int64_t out_stride);
 
 /* Float products of many tokens. Activations are packed into units of 64 bytes of k, cuts of PACKED_CUT tokens. */
 enum { PACKED_CUT = 6, PACKED_UNIT = 64, APUS_PARTIAL_FLOATS = PANEL_ROWS * 16 };
@@ -57,8 +54,7 @@ enum { PACKED_CUT = 6, PACKED_UNIT = 64, APUS_PARTIAL_FLOATS = PANEL_ROWS * 16 }
 typedef struct {
     apus_packed_panel_kernel panel[APUS_F16 + 1]; /* f32 activations */
     apus_packed_panel_kernel panel_bf16_pairs;    /* bf16 on both sides */
-    apus_pack_kernel pack_f32, pack_f32_as_bf16, pack_bf16, pack_columns_f32, pack_columns_bf16;
-    apus_transpose_kernel rows_of_columns_f32, rows_of_columns_bf16;
+    apus_pack_kernel pack_f32, pack_f32_as_bf16;
 } apus_packed_kernels;
 
 /* Bytes of packed activations of `tokens` tokens; `size` bytes an element. */
@@ -66,6 +62,36 @@ static inline int64_t apus_packed_bytes(int64_t tokens, int64_t k, int64_t size)
     int64_t units = (k * size + PACKED_UNIT - 1) / PACKED_UNIT;
     return (tokens + PACKED_CUT - 1) / PACKED_CUT * PACKED_CUT * units * PACKED_UNIT;
 }
+
+/* What an operand of a general product is made of, and how it is multiplied: f32 as it is, bf16, or f32 rounded to bf16. */
+typedef enum { GEMM_F32, GEMM_BF16, GEMM_F32_ROUNDED, GEMM_SOURCES } apus_gemm_source;
+
+/* A tile is 6 rows by up to 64 columns of c. A unit is 4 bytes along k: one f32, or two bf16. */
+enum { GEMM_ROWS = 6, GEMM_COLUMNS = 64, GEMM_UNIT_BYTES = 4 };
+
+/* c[rows, columns] = alpha a b + beta c over `units` units. a: 6 rows, unit u of row r at r * a_row + u * a_unit (bytes).
+ * b: [unit][columns rounded up to 16]. */
+typedef struct {
+    const char *a, *b;
+    int64_t a_row, a_unit, units;
+    int rows, columns;
+    float alpha, beta;
+    float *c;
+    int64_t ldc;
+} apus_gemm_tile;
+
+/* Packs `rows` rows of a and k elements: stored [row][k] into rows of whole vectors of units, `pitch` bytes apart; stored [k][row]
+ * into strips [unit][6], `pitch` bytes apart, behind each of which 32 bytes are written over. Strides in elements. */
+typedef void (*apus_gemm_pack_a)(const char *a, int64_t stride, int64_t rows, int64_t k, char *out, int64_t pitch);
+
+/* Packs up to 64 columns of b for a tile; stored [k][column], or [column][k]. */
+typedef void (*apus_gemm_pack_b)(const char *b, int64_t stride, int columns, int64_t k, char *out);
+
+typedef struct {
+    void (*tile[GEMM_SOURCES])(const apus_gemm_tile *tile);
+    apus_gemm_pack_a a_rows[GEMM_SOURCES], a_columns[GEMM_SOURCES];
+    apus_gemm_pack_b b_rows[GEMM_SOURCES], b_columns[GEMM_SOURCES];
+} apus_gemm_kernels;
 
 typedef struct {
     const char *name;
@@ -75,8 +101,9 @@ typedef struct {
     apus_rows_kernel rows[APUS_F16 + 1]; /* f32 activations */
     /* gate[i] = silu(gate[i]) * up[i]; count is a multiple of 16. */
     void (*swiglu)(float *gate, const float *up, int64_t count);
-    apus_rows_kernel rows_bf16_pairs;   /* bf16 on both sides; not needed beside `packed` */
-    const apus_packed_kernels *packed;  /* or NULL: rows serve any number of tokens */
+    apus_rows_kernel rows_bf16_pairs;  /* bf16 on both sides; not needed beside `gemm` */
+    const apus_packed_kernels *packed; /* or NULL: rows serve any number of tokens */
+    const apus_gemm_kernels *gemm;     /* or NULL: rows serve general products */
 } apus_kernels;
 
 extern const apus_kernels apus_kernels_portable;
