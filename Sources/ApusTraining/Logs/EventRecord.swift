@@ -9,6 +9,17 @@ enum EventRecord {
         return frame(event.bytes)
     }
 
+    /// A `SessionLog` of status `START`: readers drop what older files say of this step and later ones.
+    static func start(atStep step: Int, wallTime: Double) -> [UInt8] {
+        var session = ProtocolBuffer()
+        session.append(1, 1)
+        var event = ProtocolBuffer()
+        event.append(1, wallTime)
+        event.append(2, step)
+        event.append(7, session.bytes)
+        return frame(event.bytes)
+    }
+
     /// One step's scalars: a `Summary` with a `Value` (tag, simple_value) for each.
     static func scalars(_ scalars: [(tag: String, value: Double)], step: Int, wallTime: Double) -> [UInt8] {
         var summary = ProtocolBuffer()

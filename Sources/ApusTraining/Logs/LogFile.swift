@@ -8,12 +8,15 @@ import Musl
 public enum RunLogError: Error, Equatable, CustomStringConvertible {
     /// A call to the operating system failed; `code` is errno.
     case system(file: String, operation: String, code: Int32)
+    /// A line is no JSON object; lines count from 1.
+    case entry(file: String, line: Int)
 
     /// One sentence for people.
     public var description: String {
         switch self {
         case .system(let file, let operation, let code):
             "\(file): cannot \(operation): \(String(cString: strerror(code)))"
+        case .entry(let file, let line): "\(file), line \(line): expected a JSON object, found something else"
         }
     }
 }
@@ -28,6 +31,13 @@ final class LogFile {
     init(path: String) throws(RunLogError) {
         self.path = path
         descriptor = open(path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0o666)
+        guard descriptor >= 0 else { throw .system(file: path, operation: "open the log", code: errno) }
+    }
+
+    /// Opens the file to be read alone.
+    init(reading path: String) throws(RunLogError) {
+        self.path = path
+        descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
         guard descriptor >= 0 else { throw .system(file: path, operation: "open the log", code: errno) }
     }
 
