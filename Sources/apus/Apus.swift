@@ -19,6 +19,7 @@ struct Apus: AsyncParsableCommand {
             Evaluate.self,
             Inspect.self,
             Plan.self,
+            Train.self,
             Bench.self,
             Doctor.self,
         ])

@@ -48,10 +48,13 @@ public final class CheckpointStore {
     }
 
     /// The complete checkpoints, oldest first.
-    public var entries: [Entry] {
+    public var entries: [Entry] { Self.entries(in: folder) }
+
+    /// The complete checkpoints in a folder, oldest first; none where there is no folder.
+    public static func entries(in folder: String) -> [Entry] {
         let names = (try? FileManager.default.contentsOfDirectory(atPath: folder)) ?? []
         return names.compactMap { name in
-            guard name.hasPrefix(Self.prefix), let step = Int(name.dropFirst(Self.prefix.count)) else { return nil }
+            guard name.hasPrefix(prefix), let step = Int(name.dropFirst(prefix.count)) else { return nil }
             return Entry(step: step, path: "\(folder)/\(name)")
         }.sorted { $0.step < $1.step }
     }

@@ -130,12 +130,15 @@ public final class Trainer {
     public func makeStep() throws -> StepReport {
         let start = ContinuousClock.now
         optimizer.zeroGradients()
+        // A step's loss is the mean over all its targets, however they are spread over micro-batches.
+        let parts = try (0..<settings.accumulation).map { try data.batch(step: step, part: $0) }
+        let targets = Double(max(parts.reduce(0) { $0 + $1.countedTargets }, 1))
         var (loss, tokens) = (0.0, 0)
-        for part in 0..<settings.accumulation {
-            let batch = try data.batch(step: step, part: part)
+        for batch in parts {
+            let share = Double(batch.countedTargets) / targets
             let value = model.loss(batch.tokens, targets: batch.targets, model.batch(starts: batch.starts)).loss
-            value.backward(scale: 1 / Float(settings.accumulation), on: model.operations.backend)
-            loss += Double(value.floats[0]) / Double(settings.accumulation)
+            value.backward(scale: Float(share), on: model.operations.backend)
+            loss += Double(value.floats[0]) * share
             tokens += batch.tokens.count
         }
         let norm = optimizer.gradientNorm()

@@ -6,6 +6,10 @@ public enum TrainerError: Error, Equatable, CustomStringConvertible {
     case lossSpike(step: Int, loss: Double, recentMean: Double, threshold: Double, lastCheckpoint: String?)
     /// A checkpoint that does not fit the run.
     case checkpoint(path: String, problem: String)
+    /// A folder with the checkpoints of a run.
+    case existingRun(folder: String, step: Int)
+    /// A vocabulary that the data does not fit.
+    case vocabulary(stated: Int, needed: Int, folder: String)
     /// A changed recipe that the checkpoint's run cannot go on with.
     case changedRecipe(path: String, changes: [String])
 
@@ -18,6 +22,11 @@ public enum TrainerError: Error, Equatable, CustomStringConvertible {
             "step \(step): the loss rose to \(loss), more than \(threshold) above its recent mean \(mean); "
                 + Self.advice(last)
         case .checkpoint(let path, let problem): "\(path): \(problem)"
+        case .existingRun(let folder, let step):
+            "\(folder) holds a run that has made \(step) steps; go on with --resume, start anew with --restart, or choose "
+                + "another folder by training.output"
+        case .vocabulary(let stated, let needed, let folder):
+            "model.vocabulary: expected at least \(needed), the tokens of \(folder), found \(stated)"
         case .changedRecipe(let path, let changes):
             "\(path): the run was started with another recipe, and cannot go on with these changes: "
                 + changes.joined(separator: "; ")
