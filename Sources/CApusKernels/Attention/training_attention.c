@@ -172,6 +172,7 @@ int apus_training_attention_forward(apus_pool *pool, const apus_training_attenti
   if (items) {
     plan_forward(job, items);
     job->items = items;
+    job->item_count = count;
     int64_t operations = total_scores(job) * 2 * (job->key_width + job->value_width);
     apus_pool_run(pool, count, operations < PARALLEL_OPERATIONS ? count : 1, run_items, &context);
   }
@@ -320,6 +321,7 @@ int apus_training_attention_backward(apus_pool *pool, const apus_training_attent
     int64_t *first_item = (int64_t *)(memory + items_bytes);
     plan_backward(job, total, items, first_item, (float *)(memory + items_bytes + first_bytes));
     job->items = items;
+    job->item_count = size.items;
     int inline_run = total * 5 * (job->key_width + job->value_width) < PARALLEL_OPERATIONS;
     apus_pool_run(pool, size.items, inline_run ? size.items : 1, run_items, &context);
     if (size.floats > 0) {

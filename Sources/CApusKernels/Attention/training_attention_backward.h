@@ -115,7 +115,7 @@ INLINE void score_gradients(const apus_training_job *job, const row_group *g, co
 
 /* Adds one group's part to a block's dK and dV and to the group's dQ. `fresh`: the block's first group. */
 static void differentiate_block(const apus_training_job *job, const row_group *g, const key_block *block, int fresh,
-                                float *scratch) {
+                                fetches *ahead, float *scratch) {
   const apus_training_scratch *w = &job->scratch;
   const int64_t key = job->shape.key_own + job->shape.key_once, value = job->shape.value, lane_operands = GROUP_ROWS / PER_OPERAND;
   for (int64_t row = 0; row < block->rows; row += MICRO_ROWS) {
@@ -127,7 +127,9 @@ static void differentiate_block(const apus_training_job *job, const row_group *g
       multiply_scores(operands_at(scratch, w->value_rows), operands_at(g->at, w->d_output_lanes), value, job->value_width, row,
                       rows, seen, scratch + w->slopes);
     }
+    fetch_step(&ahead->block);
     score_gradients(job, g, block, row, rows, seen, scratch);
+    fetch_step(&ahead->tile);
     int64_t from = lane_begin(job, g, block->start + row) / PER_OPERAND;
     int64_t to = (lane_end(job, g, block->start + row + rows - 1) + PER_OPERAND - 1) / PER_OPERAND;
     if (from >= to) {
@@ -205,19 +207,70 @@ static void finish_group_backward(const apus_training_job *job, const apus_train
   }
 }
 
+/* Where the item's keys from `token` on will be written. */
+INLINE void add_gradient_stream(row_fetch *f, const apus_gradient_rows *rows, int64_t token, int64_t count, int64_t width) {
+  if (width) add_stream(f, rows->base + (token - rows->first) * rows->stride, rows->stride, count, width);
+}
+
+/* Rows of the tile that comes after the one at `tile`, and those that this one will write. */
+static row_fetch fetch_tile(const apus_training_job *job, const apus_training_item *item, int64_t tile, int64_t end,
+                            int64_t steps) {
+  const apus_training_attention *s = &job->shape;
+  const apus_training_output *out = &job->gradients.query;
+  row_fetch f = {.count = 0};
+  add_query_stream(&f, job, item, out->base, out->token_stride, out->head_stride, tile, end, s->key_own + s->key_once);
+  const apus_training_item *next = item;
+  int64_t next_tile = end;
+  if (end == item->row_end) {
+    next++;
+    if (next == job->items + job->item_count) next = NULL;
+    if (next) next_tile = next->row_begin;
+  }
+  if (next) {
+    int64_t next_end = at_most(next_tile + TILE_ROWS, next->row_end);
+    const apus_training_input *q = &job->operands.query, *o = &job->saved_output, *d = &job->d_output;
+    add_query_stream(&f, job, next, o->base, o->token_stride, o->head_stride, next_tile, next_end, s->value);
+    add_query_stream(&f, job, next, d->base, d->token_stride, d->head_stride, next_tile, next_end, s->value);
+    add_query_stream(&f, job, next, q->base, q->token_stride, q->head_stride, next_tile, next_end, s->key_own + s->key_once);
+  }
+  spread(&f, steps);
+  return f;
+}
+
+/* The block after this one (at the end of an item, the next item's first), and the gradients of this one. */
+static row_fetch fetch_block(const apus_training_job *job, const apus_training_item *item, const key_block *block, int64_t end,
+                             int last_tile, int groups) {
+  row_fetch f = {.count = 0};
+  int64_t next = block->start + BLOCK_KEYS;
+  if (next < end)
+    add_key_streams(&f, job, item, next, at_most(next + BLOCK_KEYS, end));
+  else if (last_tile && item + 1 < job->items + job->item_count)
+    add_key_streams(&f, job, item + 1, item[1].key_begin, at_most(item[1].key_begin + BLOCK_KEYS, item[1].key_end));
+  int64_t begin = at_least(block->start, item->key_begin), count = block->start + block->count - begin;
+  add_gradient_stream(&f, &item->own, begin, count, job->shape.key_own);
+  add_gradient_stream(&f, &item->value, begin, count, job->shape.value);
+  spread(&f, groups * STEPS_OF_GROUP);
+  return f;
+}
+
 static void backward_item(const apus_training_job *job, const apus_training_item *item, float *scratch) {
   for (int64_t tile = item->row_begin; tile < item->row_end; tile += TILE_ROWS) {
     row_group groups[TILE_GROUPS];
-    int count = cut_groups(job, tile, at_most(tile + TILE_ROWS, item->row_end), scratch, groups);
+    int64_t tile_end = at_most(tile + TILE_ROWS, item->row_end);
+    int count = cut_groups(job, tile, tile_end, scratch, groups);
     for (int i = 0; i < count; i++) begin_group_backward(job, item, &groups[i], scratch);
     int64_t begin = key_begin(job, &groups[0], 0), end = key_end(job, &groups[count - 1], groups[count - 1].count - 1);
+    int64_t blocks = (end - begin) / BLOCK_KEYS + 1;
+    fetches ahead = {.tile = fetch_tile(job, item, tile, tile_end, (blocks + 1) / 2 * count * STEPS_OF_GROUP)};
     for (int64_t start = begin / BLOCK_KEYS * BLOCK_KEYS; start < end; start += BLOCK_KEYS) {
       key_block block = {start, at_most(BLOCK_KEYS, end - start), whole(at_most(BLOCK_KEYS, end - start), 2)};
       pack_block_backward(job, item, &block, scratch);
-      int fresh = 1;
+      int seeing = 0, fresh = 1;
+      for (int i = 0; i < count; i++) seeing += !sees_nothing(job, &groups[i], &block);
+      ahead.block = fetch_block(job, item, &block, end, tile_end == item->row_end, seeing);
       for (int i = 0; i < count; i++) {
         if (sees_nothing(job, &groups[i], &block)) continue;
-        differentiate_block(job, &groups[i], &block, fresh, scratch);
+        differentiate_block(job, &groups[i], &block, fresh, &ahead, scratch);
         fresh = 0;
       }
       finish_block(job, item, &block, begin, tile, scratch);

@@ -91,12 +91,15 @@ INLINE vf soften_vector(const apus_training_job *job, const row_group *g, const 
 }
 
 /* One group against one block. `fresh`: the group's first. */
-static void attend_block(const apus_training_job *job, const row_group *g, const key_block *block, int fresh, float *scratch) {
+static void attend_block(const apus_training_job *job, const row_group *g, const key_block *block, int fresh, fetches *ahead,
+                         float *scratch) {
   const apus_training_scratch *w = &job->scratch;
   float *scores = scratch + w->scores, *rescale = scratch + w->rescale;
   operand *weights = operands_at(scratch, w->weights);
   for (int64_t row = 0; row < block->rows; row += MICRO_ROWS) {
     int rows = (int)at_most(MICRO_ROWS, block->rows - row);
+    fetch_step(&ahead->block);
+    fetch_step(&ahead->tile);
     vector_range seen = seen_vectors(job, g, block->start + row, rows);
     if (seen.from < seen.to)
       multiply_scores(operands_at(scratch, w->key_rows), operands_at(g->at, w->query_lanes),
@@ -137,18 +140,39 @@ static void finish_group(const apus_training_job *job, const apus_training_item 
   }
 }
 
+/* The queries of the next item, and the rows that this one will write. */
+static row_fetch fetch_tile_forward(const apus_training_job *job, const apus_training_item *item, int64_t steps) {
+  const apus_training_attention *s = &job->shape;
+  const apus_training_input *q = &job->operands.query;
+  row_fetch f = {.count = 0};
+  add_query_stream(&f, job, item, job->output.base, job->output.token_stride, job->output.head_stride, item->row_begin,
+                   item->row_end, s->value);
+  if (item + 1 < job->items + job->item_count)
+    add_query_stream(&f, job, item + 1, q->base, q->token_stride, q->head_stride, item[1].row_begin, item[1].row_end,
+                     s->key_own + s->key_once);
+  spread(&f, steps);
+  return f;
+}
+
 static void forward_item(const apus_training_job *job, const apus_training_item *item, float *scratch) {
   row_group groups[TILE_GROUPS];
   int started[TILE_GROUPS] = {0};
   int count = cut_groups(job, item->row_begin, item->row_end, scratch, groups);
   for (int i = 0; i < count; i++) begin_group_forward(job, item, &groups[i], scratch + job->scratch.staging);
   int64_t begin = key_begin(job, &groups[0], 0), end = key_end(job, &groups[count - 1], groups[count - 1].count - 1);
+  int64_t blocks = (end - begin) / BLOCK_KEYS + 1;
+  fetches ahead = {.tile = fetch_tile_forward(job, item, (blocks + 1) / 2 * count * STEPS_OF_GROUP)};
   for (int64_t start = begin / BLOCK_KEYS * BLOCK_KEYS; start < end; start += BLOCK_KEYS) {
     key_block block = {start, at_most(BLOCK_KEYS, end - start), whole(at_most(BLOCK_KEYS, end - start), 2)};
     pack_block_forward(job, item, &block, scratch);
+    int seeing = 0;
+    for (int i = 0; i < count; i++) seeing += !sees_nothing(job, &groups[i], &block);
+    ahead.block = (row_fetch){.count = 0};
+    add_key_streams(&ahead.block, job, item, start + BLOCK_KEYS, at_most(start + 2 * BLOCK_KEYS, end));
+    spread(&ahead.block, seeing * STEPS_OF_GROUP);
     for (int i = 0; i < count; i++) {
       if (sees_nothing(job, &groups[i], &block)) continue;
-      attend_block(job, &groups[i], &block, !started[i], scratch);
+      attend_block(job, &groups[i], &block, !started[i], &ahead, scratch);
       started[i] = 1;
     }
   }

@@ -51,6 +51,7 @@ typedef struct {
   int64_t key_width, value_width;  /* of a row in scratch: rounded up to WIDTH_MULTIPLE */
   int64_t window;                  /* the shape's, or more than any sequence has */
   const apus_training_item *items;
+  int64_t item_count;
   apus_training_scratch scratch;
 } apus_training_job;
 

@@ -117,6 +117,13 @@ INLINE int cut_groups(const apus_training_job *job, int64_t row_begin, int64_t r
   return count;
 }
 
+#include "training_attention_fetch.h"
+
+/* What is fetched during a tile and during a block. */
+typedef struct {
+  row_fetch tile, block;
+} fetches;
+
 #include "training_attention_backward.h"
 #include "training_attention_forward.h"
 
