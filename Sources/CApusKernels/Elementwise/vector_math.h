@@ -69,9 +69,29 @@ INLINE float max_lanes(vf v) {
   return v[0];
 }
 
-/* e^x within 2 units in the last place; 0 below -87.3, infinity above 88.3, NaN for NaN.
- * x = n ln 2 + r; e^r = 1 + r + r^2 P(r), P a minimax fit on |r| <= ln 2 / 2. */
+/* e^x of a bounded x: x = n ln 2 + r; e^r = 1 + r + r^2 P(r), P a minimax fit on |r| <= ln 2 / 2. */
+#if LANES == 16
+INLINE vf vexp_bounded(vf x) {
+  vf whole = (vf)_mm512_roundscale_ps((__m512)(x * 1.44269504f), 0);
+  vf r = x - whole * 0.693359375f;
+  r = r - whole * -2.12194440e-4f;
+  vf p = r * 1.395060304e-3f + 8.368953425e-3f;
+  p = p * r + 4.166620412e-2f;
+  p = p * r + 1.666651831e-1f;
+  p = p * r + 5.000000096e-1f;
+  p = p * r + 1.0f;
+  p = p * r + 1.0f;
+  return (vf)_mm512_scalef_ps((__m512)p, (__m512)whole);
+}
+#endif
+
+/* e^x within 2 units in the last place; 0 far below -87.3, infinity far above 88.3, in between one of them or the value; NaN for
+ * NaN. */
 INLINE vf vexp(vf x) {
+#if LANES == 16
+  /* e^-104 scales to 0, e^89 to infinity; NaN passes as the second operand. */
+  return vexp_bounded((vf)_mm512_min_ps((__m512)splat(89.0f), _mm512_max_ps((__m512)splat(-104.0f), (__m512)x)));
+#else
   vi low = x < -87.3f, high = x > 88.3f;
   vf bounded = choose(low, splat(-87.3f), choose(high, splat(88.3f), x));
   vf shifted = bounded * 1.44269504f + 12582912.0f; /* 1.5 * 2^23: the integer lands in the low bits */
@@ -86,22 +106,13 @@ INLINE vf vexp(vf x) {
   vf e = (p * r) * r + r + 1.0f;
   vf result = e * (vf)((n + 127) << 23);
   return choose(low, splat(0.0f), choose(high, splat(__builtin_inff()), result));
+#endif
 }
 
 /* e^x for x <= 0 within 2 units in the last place; 0 for -infinity, NaN for NaN. */
 INLINE vf vexp_nonpositive(vf x) {
 #if LANES == 16
-  vf bounded = (vf)_mm512_max_ps((__m512)splat(-104.0f), (__m512)x); /* e^-104 scales to 0; NaN passes as the second */
-  vf whole = (vf)_mm512_roundscale_ps((__m512)(bounded * 1.44269504f), 0);
-  vf r = bounded - whole * 0.693359375f;
-  r = r - whole * -2.12194440e-4f;
-  vf p = r * 1.395060304e-3f + 8.368953425e-3f;
-  p = p * r + 4.166620412e-2f;
-  p = p * r + 1.666651831e-1f;
-  p = p * r + 5.000000096e-1f;
-  p = p * r + 1.0f;
-  p = p * r + 1.0f;
-  return (vf)_mm512_scalef_ps((__m512)p, (__m512)whole);
+  return vexp_bounded((vf)_mm512_max_ps((__m512)splat(-104.0f), (__m512)x));
 #else
   return vexp(x);
 #endif
