@@ -102,7 +102,7 @@ public final class TrainingRun {
         try file.write(Array(recipe.yaml.utf8))
         try file.publish()
         log = try RunLog(path: "\(folder)/log.jsonl", resumingAfter: resumedFrom?.step)
-        events = try EventLog(folder: folder)
+        events = try EventLog(folder: folder, resumingAfter: resumedFrom?.step)
     }
 
     /// Trains to the end, or until `shouldStop`, and writes the logs.
