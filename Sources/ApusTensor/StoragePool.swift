@@ -8,17 +8,21 @@ import Musl
 
 /// Freed blocks kept for reuse, in size classes (powers of two and their halves in between).
 ///
-/// Blocks up to 64 MiB are kept, at most 256 MiB in all; larger ones go back to the system at once. Taking and giving
-/// are a lock and an array operation, about 50 ns.
+/// Blocks up to 64 MiB are kept: 256 MiB in all, or as much as was in use at once before beyond what is in use now.
+/// So a training step finds the memory of the one before, and what is kept does not raise the peak. Larger blocks go back
+/// to the system at once. Taking and giving are a lock and an array operation, about 50 ns.
 final class StoragePool: Sendable {
     static let shared = StoragePool()
 
     private static let keptBlockLimit = 64 << 20
-    private static let keptTotalLimit = 256 << 20
+    private static let alwaysKept = 256 << 20
 
     private struct Free {
         var blocks: [[UnsafeMutableRawPointer]] = Array(repeating: [], count: 128)
         var total = 0
+        /// Bytes in use, and the most there ever were.
+        var used = 0
+        var mostUsed = 0
     }
 
     // The pointers are owned by the pool alone while they are in the lists, so moving them between threads is safe.
@@ -45,6 +49,8 @@ final class StoragePool: Sendable {
         }
         let (index, size) = Self.sizeClass(bytes)
         let reused = state.withLock { state -> UnsafeMutableRawPointer? in
+            state.free.used += size
+            state.free.mostUsed = max(state.free.mostUsed, state.free.used)
             guard let block = state.free.blocks[index].popLast() else { return nil }
             state.free.total -= size
             return block
@@ -59,7 +65,9 @@ final class StoragePool: Sendable {
         }
         let (index, _) = Self.sizeClass(size)
         let kept = state.withLock { state -> Bool in
-            guard state.free.total + size <= Self.keptTotalLimit else { return false }
+            state.free.used -= size
+            let limit = max(Self.alwaysKept, state.free.mostUsed - state.free.used)
+            guard state.free.total + size <= limit else { return false }
             state.free.blocks[index].append(block)
             state.free.total += size
             return true
