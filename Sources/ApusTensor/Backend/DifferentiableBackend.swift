@@ -35,6 +35,9 @@ public protocol DifferentiableBackend: Backend {
         _ logits: Tensor, targets: ArraySlice<Int32>, scale: ArraySlice<Float>, gradient: Tensor?
     ) -> [Float]
 
+    /// Copies a row, float32, into every row of `result`.
+    func fill(_ result: MatrixView, withRow row: Tensor)
+
     /// `sums += ` the sums of the columns of `x` (float32 or bf16).
     func addColumnSums(_ x: MatrixView, to sums: Tensor)
 

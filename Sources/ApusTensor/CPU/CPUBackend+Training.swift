@@ -133,6 +133,18 @@ extension CPUBackend: DifferentiableBackend {
         }
     }
 
+    /// See ``DifferentiableBackend/fill(_:withRow:)``.
+    public func fill(_ result: MatrixView, withRow row: Tensor) {
+        precondition(
+            row.count == result.columns && row.dtype == .f32 && row.isContiguous && result.tensor.dtype == .f32
+                && !result.isTransposed, "fill: a row of \(row.shape)")
+        // Every row is read from the same place.
+        apus_convert(
+            pool, Int64(result.rows), Int64(result.columns), APUS_FLOAT_F32, row.rawPointer, 0, APUS_FLOAT_F32,
+            result.tensor.pointer(as: Float.self) + result.offset, Int64(result.stride))
+        withExtendedLifetime((result, row)) {}
+    }
+
     /// See ``DifferentiableBackend/addColumnSums(_:to:)``.
     public func addColumnSums(_ x: MatrixView, to sums: Tensor) {
         precondition(sums.count == x.columns && sums.dtype == .f32 && !x.isTransposed, "addColumnSums: \(sums.shape)")

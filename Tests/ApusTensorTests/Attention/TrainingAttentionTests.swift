@@ -43,7 +43,8 @@ import Testing
     ) {
         let narrow = name == "avx512bf16"
         let (values, gradients) = narrow ? (5e-3, 1.2e-2) : (1e-6, 5e-6)
-        // The log-sum-exp is an exponent: its absolute error counts. A query that sees one key has a gradient of zero: what counts there is the size of what cancels.
+        // The log-sum-exp is an exponent: its absolute error counts. A query that sees one key has a gradient of zero:
+        // what counts there is the size of what cancels.
         let floor = 0.1
         #expect(call.status == 0)
         #expect(call.output.error(against: exact.output.values) < values, "output, \(name), \(shape)")

@@ -42,7 +42,9 @@ extension DifferentiableOperations {
                 let weight = part.weight.values(as: compute, on: backend).rows(part.rows)
                 let x = narrow[part.input]
                 precondition(x.shape[-1] == weight.shape[1], "linear: \(x.shape) for a weight \(part.weight.shape)")
-                if let bias = part.bias { fill(result, columns: columns, with: bias.value.rows(part.rows)) }
+                if let bias = part.bias {
+                    backend.fill(MatrixView(result, columns: columns), withRow: bias.value.rows(part.rows))
+                }
                 backend.multiply(
                     MatrixView(x), MatrixView(weight, transposed: true), into: MatrixView(result, columns: columns),
                     accumulate: part.bias != nil)
@@ -94,11 +96,5 @@ extension DifferentiableOperations {
             body(part, column..<(column + part.rows.count))
             column += part.rows.count
         }
-    }
-
-    private func fill(_ result: Tensor, columns: Range<Int>, with bias: Tensor) {
-        let (width, source) = (result.shape[-1], bias.pointer(as: Float.self))
-        let target = result.pointer(as: Float.self) + columns.lowerBound
-        for row in 0..<result.shape[0] { (target + row * width).update(from: source, count: columns.count) }
     }
 }
