@@ -6,7 +6,7 @@
 #include "avx512.h"
 #if defined(__x86_64__)
 
-enum { VECTOR_UNITS = 16, B_AHEAD = 8, COLUMNS_AHEAD = 12 };
+enum { VECTOR_UNITS = 16, B_AHEAD = 8, COLUMNS_AHEAD = 16 };
 
 /* Transposes a 16 x 16 matrix of 32-bit elements in registers. */
 AVX512_INLINE void transpose16(__m512i *v) {
@@ -75,43 +75,61 @@ AVX512_INLINE void pack_a_rows(const char *a, int64_t stride, int64_t rows, int6
             _mm512_store_si512(out + i / elements * 64, units_along_row(a + i * size, k - i, source));
 }
 
+/* One unit of k of 6 rows of an a that is stored [k][row], and two lanes to spare; `has_odd`: whether the unit's second element is
+ * there. */
+AVX512_INLINE __m256i units_of_strip(const char *even, int64_t step, const __mmask8 mask, const int has_odd,
+                                     const apus_gemm_source source) {
+    if (source == GEMM_F32) return _mm256_maskz_loadu_epi32(mask, even);
+    __m128i low, high = _mm_setzero_si128();
+    if (source == GEMM_BF16) {
+        low = _mm_maskz_loadu_epi16(mask, even);
+        if (has_odd) high = _mm_maskz_loadu_epi16(mask, even + step);
+    } else {
+        low = (__m128i)_mm256_cvtneps_pbh(_mm256_maskz_loadu_ps(mask, even));
+        if (has_odd) high = (__m128i)_mm256_cvtneps_pbh(_mm256_maskz_loadu_ps(mask, even + step));
+    }
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_unpacklo_epi16(low, high)), _mm_unpackhi_epi16(low, high), 1);
+}
+
+AVX512_INLINE void pack_unit_of_a(const char *a, int64_t step, int64_t rows, char *out, int64_t strip_bytes, const int has_odd,
+                                  const apus_gemm_source source) {
+    const int64_t size = source_bytes(source);
+    int64_t r = 0;
+    for (; r + GEMM_ROWS <= rows; r += GEMM_ROWS, out += strip_bytes)
+        _mm256_storeu_si256((__m256i *)out, units_of_strip(a + r * size, step, 0x3f, has_odd, source));
+    if (r < rows)
+        _mm256_storeu_si256((__m256i *)out,
+                            units_of_strip(a + r * size, step, (__mmask8)first_lanes(rows - r, 8), has_odd, source));
+}
+
 /* a, stored [k][row]: strips of 6 rows become [unit][row]. A store writes 8 units, of which the next one overwrites two. */
 AVX512_INLINE void pack_a_columns(const char *a, int64_t stride, int64_t rows, int64_t k, char *out, int64_t strip_bytes,
                                   const apus_gemm_source source) {
     const int64_t size = source_bytes(source), depth = source_depth(source), step = stride * size;
-    for (int64_t i = 0; i < k; i += depth) {
-        const char *p = a + i * step;
-        char *o = out + i / depth * GEMM_ROWS * GEMM_UNIT_BYTES;
+    int64_t i = 0;
+    for (; i + depth <= k; i += depth, a += depth * step, out += GEMM_ROWS * GEMM_UNIT_BYTES) {
         for (int64_t line = 0; line < rows * size; line += 64)
-            for (int d = 0; d < depth; d++) _mm_prefetch(p + (COLUMNS_AHEAD + d) * step + line, _MM_HINT_T0);
-        for (int64_t r = 0; r < rows; r += GEMM_ROWS, o += strip_bytes) {
-            const __mmask8 mask = (__mmask8)first_lanes(rows - r, GEMM_ROWS), next_mask = k - i > 1 ? mask : 0;
-            const char *even = p + r * size, *odd = k - i > 1 ? even + step : even;
-            __m256i units;
-            if (source == GEMM_F32) {
-                units = _mm256_maskz_loadu_epi32(mask, even);
-            } else {
-                __m128i low, high;
-                if (source == GEMM_BF16) {
-                    low = _mm_maskz_loadu_epi16(mask, even);
-                    high = _mm_maskz_loadu_epi16(next_mask, odd);
-                } else {
-                    low = (__m128i)_mm256_cvtneps_pbh(_mm256_maskz_loadu_ps(mask, even));
-                    high = (__m128i)_mm256_cvtneps_pbh(_mm256_maskz_loadu_ps(next_mask, odd));
-                }
-                units = _mm256_set_m128i(_mm_unpackhi_epi16(low, high), _mm_unpacklo_epi16(low, high));
-            }
-            _mm256_storeu_si256((__m256i *)o, units);
-        }
+            for (int d = 0; d < depth; d++) _mm_prefetch(a + (COLUMNS_AHEAD + d) * step + line, _MM_HINT_T0);
+        pack_unit_of_a(a, step, rows, out, strip_bytes, 1, source);
     }
+    if (i < k) pack_unit_of_a(a, step, rows, out, strip_bytes, 0, source);
+}
+
+AVX512_INLINE void pack_units_of_b(const char *b, int64_t step, int columns, int64_t left, char *out,
+                                   const apus_gemm_source source) {
+    for (int j = 0; j < columns; j += VECTOR_UNITS, out += 64)
+        _mm512_store_si512(out, units_across_columns(b + j * source_bytes(source), step, columns - j, left, source));
 }
 
 /* b, stored [k][column]: a panel of up to 64 columns becomes [unit][column]. */
 AVX512_INLINE void pack_b_rows(const char *b, int64_t stride, int columns, int64_t k, char *out, const apus_gemm_source source) {
-    const int64_t size = source_bytes(source), depth = source_depth(source), step = stride * size;
-    for (int64_t i = 0; i < k; i += depth, b += depth * step)
-        for (int j = 0; j < columns; j += VECTOR_UNITS, out += 64)
-            _mm512_store_si512(out, units_across_columns(b + j * size, step, columns - j, k - i, source));
+    const int64_t depth = source_depth(source), step = stride * source_bytes(source);
+    const int64_t unit_bytes = (columns + VECTOR_UNITS - 1) / VECTOR_UNITS * 64;
+    int64_t i = 0;
+    if (columns == GEMM_COLUMNS)
+        for (; i + depth <= k; i += depth, b += depth * step, out += unit_bytes)
+            pack_units_of_b(b, step, GEMM_COLUMNS, depth, out, source);
+    for (; i < k; i += depth, b += depth * step, out += unit_bytes) pack_units_of_b(b, step, columns, k - i, out, source);
 }
 
 /* b, stored [column][k]. */
@@ -151,6 +169,7 @@ AVX512_INLINE void tile_of(const apus_gemm_tile *t, const int narrow, const int 
             column[v] = _mm512_load_si512(b + v * 64);
             _mm_prefetch(b + (B_AHEAD * vectors + v) * 64, _MM_HINT_T0);
         }
+        _mm_prefetch(t->fetch + u * 64, _MM_HINT_T1);
         UNROLL for (int r = 0; r < GEMM_ROWS; r++) {
             const char *p = (r < 3 ? a0 : a3) + (r % 3) * a_row;
             int32_t unit;

@@ -8,8 +8,8 @@
 
 #include "gemm.h"
 
-/* A panel of 64 columns by a block of k is 88 KiB, a block of rows 132 KiB. */
-enum { BLOCK_UNITS = 352, BLOCK_ROWS = 96, LEAST_BLOCK_ROWS = 24, ITEMS_PER_THREAD = 4, VECTOR_UNITS = 16, B_SLOT = 0 };
+/* A panel of 64 columns by a block of k is 88 KiB, a block of rows 264 KiB. */
+enum { BLOCK_UNITS = 352, BLOCK_STRIPS = 32, LEAST_BLOCK_STRIPS = 4, ITEMS_PER_THREAD = 4, VECTOR_UNITS = 16, B_SLOT = 0 };
 
 typedef struct {
     const gemm_job *gemm;
@@ -17,7 +17,7 @@ typedef struct {
     int64_t units, depth; /* units of k, elements in a unit */
     int64_t blocks, block_units;
     int64_t panels, padded_columns;
-    int64_t row_blocks, block_rows, column_cuts;
+    int64_t strips, row_blocks, column_cuts;
     _Atomic int failed;
 } blocked_job;
 
@@ -67,7 +67,7 @@ static int64_t pitch_of_a(const blocked_job *job, int64_t units) {
 }
 
 static int64_t bytes_of_a(const blocked_job *job) {
-    int64_t strips = ceiling(job->block_rows, GEMM_ROWS);
+    int64_t strips = ceiling(job->strips, job->row_blocks);
     return strips * (job->gemm->a.transposed ? 1 : GEMM_ROWS) * pitch_of_a(job, job->block_units);
 }
 
@@ -90,9 +90,12 @@ static void multiply(const blocked_job *job, int64_t first, int64_t rows, int64_
                            .a_unit = transposed ? GEMM_ROWS * GEMM_UNIT_BYTES : GEMM_UNIT_BYTES,
                            .b = panel_of_b(job, block, panel), .columns = columns_of_panel(job, panel), .alpha = gemm->alpha,
                            .beta = block == 0 ? gemm->beta : 1, .ldc = gemm->ldc};
+    /* The panel that comes next is fetched a line a unit, so within four tiles: another core may have written it. */
+    const char *next = tile.b + units * ceiling(tile.columns, VECTOR_UNITS) * VECTOR_UNITS * GEMM_UNIT_BYTES;
     for (int64_t r = 0; r < rows; r += GEMM_ROWS) {
         tile.a = a + (transposed ? r / GEMM_ROWS : r) * pitch;
         tile.rows = (int)smaller(GEMM_ROWS, rows - r);
+        tile.fetch = next + r / GEMM_ROWS % 4 * units * 64;
         tile.c = gemm->c + (first + r) * gemm->ldc + panel * GEMM_COLUMNS;
         gemm->kernels->gemm->tile[gemm->a.source](&tile);
     }
@@ -106,8 +109,9 @@ static void product_items(void *context, int64_t begin, int64_t end, int worker)
         return;
     }
     for (int64_t item = begin; item < end; item++) {
-        int64_t first = item / job->column_cuts * job->block_rows, cut = item % job->column_cuts;
-        int64_t rows = smaller(job->block_rows, job->gemm->m - first);
+        int64_t row_block = item / job->column_cuts, cut = item % job->column_cuts;
+        int64_t first = job->strips * row_block / job->row_blocks * GEMM_ROWS;
+        int64_t rows = smaller(job->strips * (row_block + 1) / job->row_blocks * GEMM_ROWS, job->gemm->m) - first;
         int64_t first_panel = job->panels * cut / job->column_cuts, last_panel = job->panels * (cut + 1) / job->column_cuts;
         for (int64_t block = 0; block < job->blocks; block++) {
             pack_a(job, first, rows, block, a);
@@ -118,10 +122,10 @@ static void product_items(void *context, int64_t begin, int64_t end, int worker)
 
 /* Enough items that workers end together: smaller blocks of rows first, then ranges of columns, for which a is packed again. */
 static void cut(blocked_job *job) {
-    const int64_t wanted = ITEMS_PER_THREAD * apus_pool_threads(job->gemm->pool), m = job->gemm->m;
-    int64_t rows = ceiling(ceiling(m, wanted), GEMM_ROWS) * GEMM_ROWS;
-    job->block_rows = rows > BLOCK_ROWS ? BLOCK_ROWS : rows < LEAST_BLOCK_ROWS ? LEAST_BLOCK_ROWS : rows;
-    job->row_blocks = ceiling(m, job->block_rows);
+    const int64_t wanted = ITEMS_PER_THREAD * apus_pool_threads(job->gemm->pool);
+    job->strips = ceiling(job->gemm->m, GEMM_ROWS);
+    job->row_blocks = ceiling(job->strips, BLOCK_STRIPS);
+    if (job->row_blocks < wanted) job->row_blocks = smaller(wanted, ceiling(job->strips, LEAST_BLOCK_STRIPS));
     job->column_cuts = smaller(job->panels, ceiling(wanted, job->row_blocks));
 }
 

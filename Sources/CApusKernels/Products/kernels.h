@@ -70,9 +70,9 @@ typedef enum { GEMM_F32, GEMM_BF16, GEMM_F32_ROUNDED, GEMM_SOURCES } apus_gemm_s
 enum { GEMM_ROWS = 6, GEMM_COLUMNS = 64, GEMM_UNIT_BYTES = 4 };
 
 /* c[rows, columns] = alpha a b + beta c over `units` units. a: 6 rows, unit u of row r at r * a_row + u * a_unit (bytes).
- * b: [unit][columns rounded up to 16]. */
+ * b: [unit][columns rounded up to 16]. `units` lines from `fetch` on are brought into the second cache meanwhile. */
 typedef struct {
-    const char *a, *b;
+    const char *a, *b, *fetch;
     int64_t a_row, a_unit, units;
     int rows, columns;
     float alpha, beta;
