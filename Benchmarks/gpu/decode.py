@@ -11,7 +11,7 @@ import torch
 
 import nvrtc
 from driver import Kernel, tensor_map
-from settings import configure
+from settings import configure, query_panels
 
 CACHE = os.environ.get("APUS_CUBINS")
 MULTIPROCESSORS = torch.cuda.get_device_properties(0).multi_processor_count
@@ -39,7 +39,7 @@ class Params(ctypes.Structure):
 
 
 class NaiveGeometry(ctypes.Structure):
-    _fields_ = [(n, ctypes.c_int) for n in ("query_heads", "groups", "shared_width", "key_width", "value_width", "key_once", "page_size")]
+    _fields_ = [(n, ctypes.c_int) for n in ("query_heads", "groups", "shared_width", "key_width", "value_width", "key_once", "page_size", "fp8")]
 
 
 _kernels = {}
@@ -67,7 +67,7 @@ class Decode:
         self.row_width = self.width + (0 if g.once else g.key)
         self.fp8 = fp8
         name, self.defines, shared, resident = configure(g, rows, page_size, fp8, **changes)
-        tile_rows = 64 * self.defines["WARPGROUPS"] // (2 if self.width > 256 else 1)
+        tile_rows = 64 * self.defines["WARPGROUPS"] // (2 if name == "decode_wide" else 1)
         row_tiles = -(-rows // tile_rows)
         tiles = g.groups * row_tiles
         self.lanes = max(n for n in range(1, 17) if tiles % n == 0)
@@ -93,8 +93,8 @@ class Decode:
         for part in self.cache.split(max(1, 2**28 // page_bytes)):
             for target in self.views(part):
                 values = torch.randn(target.shape, device="cuda", generator=generator)
-                if target.dtype == torch.float32:  # scales: powers of two
-                    values = torch.exp2(values.clamp(-2, 2).round())
+                if target.dtype == torch.float32:  # scales
+                    values = torch.exp2(values.clamp(-2, 2))
                 target.copy_(values)
         if poison:  # whatever lies behind the end of a sequence must not matter
             for target in self.views(self.cache):
@@ -136,7 +136,7 @@ class Decode:
             elif w % 64:
                 rows_map = tensor_map(base, (w, page_size, 1, g.groups, pages), strides, (64, box, 1, 1, 1))
             else:
-                panels = w // 64 if box == self.defines["BLOCK_N"] else 1
+                panels = w // 64 // (2 if name == "decode_wide" else 1) if box == self.defines["BLOCK_N"] else 1
                 rows_map = tensor_map(base, (64, page_size, w // 64, g.groups, pages), strides, (64, box, panels, 1, 1))
             if g.once:
                 key_map = tensor_map(
@@ -146,7 +146,7 @@ class Decode:
             query_map = tensor_map(
                 self.query.data_ptr(), (64, per_group, batch * query_tokens, g.groups, query_width // 64),
                 (query_width * 2, g.heads * query_width * 2, per_group * query_width * 2, 128),
-                (64, head_box, 64 // head_box, 1, (query_width - 1) // 64))
+                (64, head_box, 64 // head_box, 1, query_panels(self.width, query_width, fp8)))
         self.maps = rows_map, key_map, query_map
         self.params = [
             Params(
@@ -174,7 +174,7 @@ class Decode:
         kernel("naive_decode.cu", "naive_decode")(
             (g.heads, self.tokens, self.batch), 128, self.query, self.cache, self.table, self.table.shape[2],
             self.device_lengths, output, lse,
-            NaiveGeometry(g.heads, g.groups, g.shared, g.key, g.value, g.once, self.page_size), self.tokens, self.scale)
+            NaiveGeometry(g.heads, g.groups, g.shared, g.key, g.value, g.once, self.page_size, self.fp8), self.tokens, self.scale)
         return output, lse
 
     def reference(self, b, ring=0):

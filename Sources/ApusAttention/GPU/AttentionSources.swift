@@ -5,6 +5,8 @@ public enum AttentionSources {
     /// Kernel files by name.
     public static var kernels: [String: String] {
         [
+            "append.cu": text(PackageResources.append_cu),
+            "check.cu": text(PackageResources.check_cu),
             "decode.cu": text(PackageResources.decode_cu),
             "decode_wide.cu": text(PackageResources.decode_wide_cu),
             "naive_decode.cu": text(PackageResources.naive_decode_cu),

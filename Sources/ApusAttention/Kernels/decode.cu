@@ -19,7 +19,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) decode(
     __shared__ alignas(8) u64 barriers[BARRIERS];
     __shared__ Partials partials;
     const int warpgroup = threadIdx.x / 128, thread = threadIdx.x % 128, warp = thread / 32, lane = thread % 32;
-    const int lane_index = blockIdx.x % p.lanes, index = blockIdx.x / p.lanes;
     const Maps maps = {&rows_map, &key_map, &query_map};
     const Buffers b = prepare_buffers(memory, barriers, maps);
     grid_launch_dependents();
@@ -29,13 +28,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) decode(
 #if WARPGROUPS == 2 || RESIDENT == 2
         registers_shrink<PRODUCER_REGISTERS>();
 #endif
-        produce(p, maps, b, index, lane_index, thread);
+        produce(p, maps, b, blockIdx.x / p.lanes, lane_of_block(p), thread);
         return;
     }
-#if RESIDENT == 2
-    registers_grow<256 - PRODUCER_REGISTERS>();
-#elif WARPGROUPS == 2
-    registers_grow<GATHER || FP8 ? 224 : 232>();
+#if WARPGROUPS == 2 || RESIDENT == 2
+    registers_grow<CONSUMER_REGISTERS>();
 #endif
 #if WARPGROUPS == 2
     if (warpgroup == 1) named_arrive(2, CONSUMERS);  // the first turn is warpgroup 0's
@@ -45,12 +42,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) decode(
     float o[O_COUNT];
     float s[S_COUNT];
     u32 weights[S_COUNT / 2];
-    u32 tail[4 * TAIL_STEPS];
-    Piece piece = load_piece(p.pieces, index);
-    if (piece.sequence >= 0) load_tail_queries(p, piece, lane_tile(p, piece, lane_index), warpgroup, warp, lane, tail);
+    u32 tail[TAIL_COUNT];
+    Piece piece = load_piece(p.pieces, blockIdx.x / p.lanes);
+    if (piece.sequence >= 0) load_tail_queries(p, piece, lane_tile(p, piece, lane_of_block(p)), warpgroup, warp, lane, tail);
     int cut = 0;
     while (piece.sequence >= 0) {
-        const int2 tile = lane_tile(p, piece, lane_index);
+        const int2 tile = lane_tile(p, piece, lane_of_block(p));
         RowState state = {{-infinity(), -infinity()}, {0.0f, 0.0f}};
         Piece next_piece = piece;
         fetch_split(p, piece, partials, cut);
@@ -62,53 +59,53 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) decode(
 
         if (piece.last_block > piece.first_block) {
             int block = piece.last_block - 1;
-            u32 stage = b.stages + (taken % STAGES) * STAGE_BYTES;
-            wait_block(b, taken);
             const int valid = piece.length - block * BLOCK_N;
-            if (valid < BLOCK_N) clear_tail(stage, valid, threadIdx.x);
+            wait_block(b, taken);
+#if FP8
+            wait_side(b, taken);
+#endif
+            if (valid < BLOCK_N) clear_tail(b, taken, valid, threadIdx.x);
             mma_fence();
-            scores(s, query, tail, stage);
+            score_steps<0, ROW_STEPS>(s, query, tail, block_rows(b, taken), 0);
             mma_commit();
             mma_wait<0>();
             mma_settle(s);
-            if ((block + 1) * BLOCK_N > all_see)
-                mask_scores(s, {sees.x - block * BLOCK_N, sees.y - block * BLOCK_N}, lane);
-            softmax_block(s, state, p.scale_log2);
-            pack_weights(weights, s);
+#if FP8
+            add_key_scores(s, b, query, tail, taken, lane);
+#endif
             int accumulate = 0;
+            scores_to_weights(s, weights, state, b, taken, p.scale_log2, block, all_see, sees, lane);
             for (--block; block >= piece.first_block; --block) {
-                const u32 next = taken + 1;
-                const u32 next_stage = b.stages + (next % STAGES) * STAGE_BYTES;
                 if (WARPGROUPS == 2) named_sync(2 + warpgroup, CONSUMERS);
                 mma_fence();
-                values(o, weights, stage, accumulate);
+                values(o, weights, block_rows(b, taken), accumulate);
                 mma_commit();
-                wait_block(b, next);
+                wait_block(b, taken + 1);
                 mma_fence();
-                scores(s, query, tail, next_stage);
+                score_steps<0, ROW_STEPS>(s, query, tail, block_rows(b, taken + 1), 0);
                 mma_commit();
                 if (WARPGROUPS == 2) named_arrive(3 - warpgroup, CONSUMERS);
                 mma_wait<1>();
                 mma_settle(o);
-                if (lane == 0) barrier_arrive(b.empty + 8 * (taken % STAGES));
+                release_block(b, taken, lane);
                 mma_wait<0>();
                 mma_settle(s);
-                if ((block + 1) * BLOCK_N > all_see)
-                    mask_scores(s, {sees.x - block * BLOCK_N, sees.y - block * BLOCK_N}, lane);
-                rescale(o, softmax_block(s, state, p.scale_log2));
-                pack_weights(weights, s);
+                ++taken;
+#if FP8
+                add_key_scores(s, b, query, tail, taken, lane);
+#endif
+                rescale(
+                    o, scores_to_weights(s, weights, state, b, taken, p.scale_log2, block, all_see, sees, lane));
                 accumulate = 1;
-                taken = next;
-                stage = next_stage;
             }
             if (lane == 0) barrier_arrive(b.query_empty);
             mma_fence();
-            values(o, weights, stage, accumulate);
+            values(o, weights, block_rows(b, taken), accumulate);
             mma_commit();
             next_piece = following(p.pieces, piece);
             mma_wait<0>();
             mma_settle(o);
-            if (lane == 0) barrier_arrive(b.empty + 8 * (taken % STAGES));
+            release_block(b, taken, lane);
             ++taken;
         } else {
             if (lane == 0) barrier_arrive(b.query_empty);
@@ -117,11 +114,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) decode(
             for (int i = 0; i < O_COUNT; ++i) o[i] = 0.0f;
         }
         if (next_piece.sequence >= 0)
-            load_tail_queries(p, next_piece, lane_tile(p, next_piece, lane_index), warpgroup, warp, lane, tail);
+            load_tail_queries(p, next_piece, lane_tile(p, next_piece, lane_of_block(p)), warpgroup, warp, lane, tail);
         const float2 finished[2] = {finish_row(state, 0), finish_row(state, 1)};
-        write_result(p, piece, tile, lane_index, o, finished, warpgroup, 0, thread);
-        if (piece.slot >= 0) announce_partial(p, piece, lane_index, partials, cut++);
+        write_result(p, piece, tile, lane_of_block(p), o, finished, warpgroup, 0, thread);
+        if (piece.slot >= 0) announce_partial(p, piece, lane_of_block(p), partials, cut++);
         piece = next_piece;
     }
-    merge_partials(p, b, memory, lane_index, partials, cut);
+    merge_partials(p, b, memory, lane_of_block(p), partials, cut);
 }

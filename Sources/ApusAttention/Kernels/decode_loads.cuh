@@ -16,11 +16,12 @@
 // Query token t of a sequence of `length` tokens sees tokens before length - query_tokens + t + 1.
 //
 // A KV block in shared memory is PANELS panels of 64 columns, BLOCK_N rows of 128 bytes each: the rows, then the key
-// kept once. The queries of 64 rows are Q_PANELS such panels; their last columns stay in registers.
+// kept once. It comes and goes in PARTS parts (halves of a wide row; the key kept once belongs to the first). The
+// queries of 64 rows are Q_PANELS such panels; their last columns stay in registers where these suffice.
 //
 // Set at compile time: SHARED, VALUE, KEY (multiples of 16), KEY_ONCE, PAGE_SIZE, BLOCK_N, STAGES, WARPGROUPS
-// (consumers, 1 or 2), FP8 (an FP8 cache: decode_fp8.cuh, with RAW_STAGES), QUERY_TILES (64 is a multiple of the heads of a group or divides them, so that the copy engine
-// can bring the queries).
+// (consumers, 1 or 2), FP8 (an FP8 cache: decode_fp8.cuh, with RAW_STAGES and SIDE_STAGES), QUERY_TILES (64 is a
+// multiple of the heads of a group or divides them, so that the copy engine can bring the queries).
 #pragma once
 
 #include "merge.cuh"
@@ -38,6 +39,7 @@
 #endif
 #ifndef RAW_STAGES
 #define RAW_STAGES 0
+#define SIDE_STAGES 0
 #endif
 #ifndef QUERY_TILES
 #define QUERY_TILES 1
@@ -48,13 +50,16 @@
 #define Q_WIDTH (SHARED + KEY)
 #define ROW_PANELS ((ROW_WIDTH + 63) / 64)
 #define V_PANELS ((V_WIDTH + 63) / 64)
-#define PANELS (ROW_PANELS + KEY_ONCE)
+#define PANELS (ROW_PANELS + (KEY_ONCE && !FP8))  // the key of an FP8 cache is read where it arrives
 #define PANEL_BYTES (BLOCK_N * 128)
 #define STAGE_BYTES (PANELS * PANEL_BYTES)
-#define Q_PANELS ((Q_WIDTH - 1) / 64)
+#define Q_PANELS ((FP8 && V_WIDTH == 256 && Q_WIDTH % 64 == 0 ? Q_WIDTH : Q_WIDTH - 1) / 64)
 #define Q_BYTES (Q_PANELS * 64 * 128)  // of 64 rows
 #define TAIL_STEPS ((Q_WIDTH - Q_PANELS * 64) / 16)
+#define TAIL_COUNT (TAIL_STEPS > 0 ? 4 * TAIL_STEPS : 1)
 #define VALUE_PARTS (V_WIDTH > 256 ? 2 : 1)  // warpgroups that share out the columns of one row's output
+#define PARTS VALUE_PARTS
+#define PART_PANELS (ROW_PANELS / PARTS)
 #define ROW_GROUPS (WARPGROUPS / VALUE_PARTS)
 #define CONSUMERS (WARPGROUPS * 128)
 #define THREADS (CONSUMERS + 128)
@@ -62,7 +67,7 @@
 #define BOX (PAGE_SIZE < BLOCK_N ? PAGE_SIZE : BLOCK_N)
 #define BOXES (BLOCK_N / BOX)
 #define RAGGED (ROW_WIDTH % 64 != 0)          // the last panel of a row is not full
-#define WHOLE_BOX (BOXES == 1 && !RAGGED)     // one copy brings all panels of a block's rows
+#define WHOLE_BOX (BOXES == 1 && !RAGGED)     // one copy brings all panels of a part's rows
 #define S_COUNT (BLOCK_N / 2)
 #define O_WIDTH (V_WIDTH / VALUE_PARTS)
 #define O_COUNT (O_WIDTH / 2)
@@ -106,6 +111,10 @@ __device__ __forceinline__ Piece following(const Piece *pieces, const Piece &pie
     return {-1, 0, 0, 0, 0, -1, -1, 0};
 }
 
+__device__ __forceinline__ int lane_of_block(const Decode &p) {
+    return block_index() % p.lanes;
+}
+
 // (group, row tile) of a lane.
 __device__ __forceinline__ int2 lane_tile(const Decode &p, const Piece &piece, int lane) {
     int tile = piece.outer * p.lanes + lane;
@@ -120,34 +129,47 @@ struct Maps {
 struct Buffers {
     u32 query;   // ROW_GROUPS x Q_BYTES
     u32 stages;  // STAGES x STAGE_BYTES
-    u32 full, empty;  // barriers of the stages
+    u32 full, empty;  // barriers of the stages' parts
     u32 query_full, query_empty, merge_full;
-    u32 raw, raw_full;  // of an FP8 cache
+    u32 raw, raw_full, side, side_full, side_empty;  // of an FP8 cache
 };
 
-#define BARRIERS (2 * STAGES + 3 + RAW_STAGES)
-#define PRODUCER_REGISTERS (GATHER || FP8 ? 56 : 40)
+#define FP8_SIDE_BYTES (BLOCK_N * 128 + 1024)  // a key panel, then scales
+#define BARRIERS (2 * STAGES * PARTS + 3 + RAW_STAGES + 2 * SIDE_STAGES)
+#define PRODUCER_REGISTERS (FP8 ? 64 : GATHER && PARTS == 1 ? 56 : 40)
+// What the producers leave of a block's registers, in the steps that a warpgroup can ask for.
+#define BLOCK_REGISTERS (RESIDENT == 2 ? 2 * 128 : 3 * 168)  // what a block is launched with, in warpgroups' registers
+#define CONSUMER_REGISTERS ((BLOCK_REGISTERS - PRODUCER_REGISTERS) / WARPGROUPS / 8 * 8)
+// Threads that bring queries where the copy engine cannot.
+#define QUERY_THREADS (GATHER || FP8 ? 128 : 96)
 
 __device__ __forceinline__ Buffers prepare_buffers(void *memory, u64 *barriers, const Maps &maps) {
     Buffers b;
     b.query = shared_address(memory);
     b.stages = b.query + ROW_GROUPS * Q_BYTES;
     b.full = shared_address(barriers);
-    b.empty = b.full + 8 * STAGES;
-    b.query_full = b.empty + 8 * STAGES;
+    b.empty = b.full + 8 * STAGES * PARTS;
+    b.query_full = b.empty + 8 * STAGES * PARTS;
     b.query_empty = b.query_full + 8;
     b.merge_full = b.query_empty + 8;
-    b.raw = b.stages + STAGES * STAGE_BYTES;
+    b.side = b.stages + STAGES * STAGE_BYTES;
+    b.raw = b.side + SIDE_STAGES * FP8_SIDE_BYTES;
     b.raw_full = b.merge_full + 8;
+    b.side_full = b.raw_full + 8 * RAW_STAGES;
+    b.side_empty = b.side_full + 8 * SIDE_STAGES;
     if (threadIdx.x == 0) {
-        for (int i = 0; i < STAGES; ++i) {
+        for (int i = 0; i < STAGES * PARTS; ++i) {
             barrier_init(b.full + 8 * i, GATHER || FP8 ? 128 : 1);
-            barrier_init(b.empty + 8 * i, WARPGROUPS * 4);
+            barrier_init(b.empty + 8 * i, WARPGROUPS / PARTS * 4);
         }
-        barrier_init(b.query_full, QUERY_TILES ? 1 : GATHER || FP8 ? 128 : 96);
-        barrier_init(b.query_empty, ROW_GROUPS * 4);
+        barrier_init(b.query_full, QUERY_TILES ? 1 : QUERY_THREADS);
+        barrier_init(b.query_empty, WARPGROUPS * 4);
         barrier_init(b.merge_full, 1);
         for (int i = 0; i < RAW_STAGES; ++i) barrier_init(b.raw_full + 8 * i, 1);
+        for (int i = 0; i < SIDE_STAGES; ++i) {
+            barrier_init(b.side_full + 8 * i, 1);
+            barrier_init(b.side_empty + 8 * i, WARPGROUPS * 4);
+        }
         barrier_init_fence();
         if (QUERY_TILES) prefetch_map(maps.query);
         if (!GATHER) {
@@ -213,8 +235,8 @@ __device__ __forceinline__ void load_queries(
 // computes where one row lies, its page looked up a block ahead, and hands it to the lanes that copy the row.
 #define WARP_ROWS (BLOCK_N / 4)
 #define GATHER_LAG (STAGES - 2)
-#define ROW_COPIES (ROW_WIDTH / 8)
-#define ROW_LANES (ROW_COPIES <= 8 ? 8 : ROW_COPIES <= 16 ? 16 : 32)  // lanes that copy one row
+#define ROW_COPIES (ROW_WIDTH / 8 / PARTS)
+#define ROW_LANES (ROW_COPIES <= 8 ? 8 : ROW_COPIES <= 16 ? 16 : 32)  // lanes that copy one part of a row
 #define KEY_LANES (KEY / 8 <= 4 ? 4 : 8)
 #define GATHER_UNROLL (VALUE_PARTS == 2 ? 2 : RESIDENT == 2 ? 4 : WARPGROUPS == 2 ? 8 : WARP_ROWS)  // as registers allow
 
@@ -223,14 +245,15 @@ __device__ __forceinline__ int gather_page(const int *table, int length, int blo
     return token >= 0 && token < length ? table[token / PAGE_SIZE] : 0;
 }
 
-__device__ __forceinline__ void gather_block(
-    const Decode &p, int page, int length, int group, int block, u32 stage, int warp, int lane
+__device__ __forceinline__ void gather_part(
+    const Decode &p, int page, int length, int group, int block, int part, u32 stage, int warp, int lane
 ) {
+    if (WARPGROUPS == 2) keep_in_place(lane);  // or the address of every copy is kept over all blocks, and spills
     const int first = block * BLOCK_N + warp * WARP_ROWS;
     const int inside = length - first;  // rows of this warp that exist
     const int in_page = (first + lane % WARP_ROWS) % PAGE_SIZE;
     const bf16_bits *plane = p.cache + page * p.page_elements;
-    const u64 row_source = (u64)(plane + (group * PAGE_SIZE + in_page) * ROW_WIDTH);
+    const u64 row_source = (u64)(plane + (group * PAGE_SIZE + in_page) * ROW_WIDTH + part * (ROW_COPIES * 8));
 #if KEY_ONCE
     const u64 key_source = (u64)(plane + p.groups * PAGE_SIZE * ROW_WIDTH + in_page * KEY);
 #endif
@@ -244,11 +267,13 @@ __device__ __forceinline__ void gather_block(
 #pragma unroll
             for (int chunk = lane % ROW_LANES; chunk < ROW_COPIES; chunk += ROW_LANES)
                 copy_16(
-                    target + chunk / 8 * PANEL_BYTES + row * 128 + ((chunk ^ row) % 8 << 4),
+                    target + part * (PART_PANELS * PANEL_BYTES) + chunk / 8 * PANEL_BYTES + row * 128
+                        + ((chunk ^ row) % 8 << 4),
                     (const void *)(source + chunk * 16), row < inside ? 16 : 0);
         }
     }
 #if KEY_ONCE
+    if (part > 0) return;
     const int chunk = lane % KEY_LANES;
 #pragma unroll
     for (int base = 0; base < WARP_ROWS; base += 32 / KEY_LANES) {
@@ -263,10 +288,10 @@ __device__ __forceinline__ void gather_block(
 }
 #endif
 
-#if FP8
-#include "decode_fp8.cuh"
-#elif GATHER
-// All producer warps: queries and blocks of the pieces from `index` on.
+#if GATHER
+// All producer warps: queries and blocks of the pieces from `index` on. A block is handed to the consumers GATHER_LAG
+// blocks later, so that many are always on their way. Where there are only two buffers the last copy itself hands it
+// over, and the consumers fence.
 __device__ __forceinline__ void produce(
     const Decode &p, const Maps &maps, const Buffers &b, int index, int lane_index, int thread
 ) {
@@ -287,30 +312,37 @@ __device__ __forceinline__ void produce(
 #if QUERY_TILES
                 if (thread == 0) load_queries(p, maps.query, piece, tile, b.query, b.query_full);
 #else
-                load_queries(p, piece, tile, b.query, thread, 128);
+                load_queries(p, piece, tile, b.query, thread, QUERY_THREADS);
                 copies_arrive(b.query_full);
 #endif
                 ++piece_count;
             }
             if (block < piece.first_block) break;
-            u32 slot = filled % STAGES, parity = (filled / STAGES) & 1;
+            const u32 slot = filled % STAGES, parity = (filled / STAGES) & 1, stage = b.stages + slot * STAGE_BYTES;
             int next_page = gather_page(table, piece.length, block - 1, warp, lane);
-            barrier_wait(b.empty + 8 * slot, parity ^ 1);
-            gather_block(p, page, piece.length, tile.x, block, b.stages + slot * STAGE_BYTES, warp, lane);
-            copies_commit();
-            // A block is handed over GATHER_LAG blocks later: that many are always on their way.
-            if (piece.last_block - block > GATHER_LAG) {
-                copies_wait<GATHER_LAG>();
-                fence_async_proxy();
-                barrier_arrive(b.full + 8 * ((filled - GATHER_LAG) % STAGES));
+#pragma unroll 1
+            for (int part = 0; part < PARTS; ++part) {
+                barrier_wait(b.empty + 8 * (slot * PARTS + part), parity ^ 1);
+                gather_part(p, page, piece.length, tile.x, block, part, stage, warp, lane);
+                if (GATHER_LAG == 0) copies_arrive(b.full + 8 * (slot * PARTS + part));
+            }
+            if (GATHER_LAG > 0) {
+                copies_commit();
+                if (piece.last_block - block > GATHER_LAG) {
+                    copies_wait<GATHER_LAG>();
+                    fence_async_proxy();
+                    barrier_arrive(b.full + 8 * ((filled - GATHER_LAG) % STAGES));
+                }
             }
             page = next_page;
             ++filled;
         }
-        copies_wait<0>();
-        fence_async_proxy();
-        for (int i = min(GATHER_LAG, piece.last_block - piece.first_block); i > 0; --i)
-            barrier_arrive(b.full + 8 * ((filled - i) % STAGES));
+        if (GATHER_LAG > 0) {
+            copies_wait<0>();
+            fence_async_proxy();
+            for (int i = min(GATHER_LAG, piece.last_block - piece.first_block); i > 0; --i)
+                barrier_arrive(b.full + 8 * ((filled - i) % STAGES));
+        }
 #if QUERY_TILES
         if (thread == 0 && piece.next >= 0) {
             Piece next = load_piece(p.pieces, piece.next);
@@ -319,7 +351,12 @@ __device__ __forceinline__ void produce(
 #endif
         index = piece.next;
     }
+    copies_commit();
+    copies_wait<0>();
 }
+#else
+#if FP8
+#include "decode_fp8.cuh"
 #else
 // One warp: the blocks of the pieces from `index` on.
 __device__ __forceinline__ void produce_blocks(
@@ -338,25 +375,27 @@ __device__ __forceinline__ void produce_blocks(
             int below = token - BLOCK_N;
             int next_page = lane < BOXES && block > piece.first_block ? table[below / PAGE_SIZE] : -1;
             u32 slot = filled % STAGES, parity = (filled / STAGES) & 1;
-            barrier_wait(b.empty + 8 * slot, parity ^ 1);
             u32 boxes = __popc(__ballot_sync(0xffffffff, page >= 0));
-            if (lane == 0) barrier_expect(b.full + 8 * slot, boxes * (PANELS * BOX * 128));
-            __syncwarp();
-            if (page >= 0) {
-                u32 target = b.stages + slot * STAGE_BYTES;
+            for (int part = 0; part < PARTS; ++part) {
+                const bool with_key = KEY_ONCE && part == 0;
+                const u32 full = b.full + 8 * (slot * PARTS + part), target = b.stages + slot * STAGE_BYTES;
+                barrier_wait(b.empty + 8 * (slot * PARTS + part), parity ^ 1);
+                if (lane == 0) barrier_expect(full, boxes * ((PART_PANELS + with_key) * BOX * 128));
+                __syncwarp();
+                if (page < 0) continue;
+                const int first = part * PART_PANELS;
                 if (WHOLE_BOX) {
-                    copy_tile_5d(target, maps.rows, b.full + 8 * slot, 0, token % PAGE_SIZE, 0, tile.x, page);
+                    copy_tile_5d(target + first * PANEL_BYTES, maps.rows, full, 0, token % PAGE_SIZE, first, tile.x, page);
                 } else {
                     // A box of fewer rows than the block cannot hold several panels, nor columns that are not there.
-                    for (int panel = 0; panel < ROW_PANELS; ++panel)
+                    for (int panel = first; panel < first + PART_PANELS; ++panel)
                         copy_tile_5d(
-                            target + panel * PANEL_BYTES + lane * (BOX * 128), maps.rows, b.full + 8 * slot,
-                            RAGGED ? panel * 64 : 0, token % PAGE_SIZE, RAGGED ? 0 : panel, tile.x, page);
+                            target + panel * PANEL_BYTES + lane * (BOX * 128), maps.rows, full, RAGGED ? panel * 64 : 0,
+                            token % PAGE_SIZE, RAGGED ? 0 : panel, tile.x, page);
                 }
-                if (KEY_ONCE)
+                if (with_key)
                     copy_tile_3d(
-                        target + ROW_PANELS * PANEL_BYTES + lane * (BOX * 128), maps.key, b.full + 8 * slot, 0,
-                        token % PAGE_SIZE, page);
+                        target + ROW_PANELS * PANEL_BYTES + lane * (BOX * 128), maps.key, full, 0, token % PAGE_SIZE, page);
             }
             token = below;
             page = next_page;
@@ -372,7 +411,7 @@ __device__ __forceinline__ void produce_blocks(
     }
 }
 
-// One thread, or three warps where the copy engine cannot bring the queries.
+// One thread, or QUERY_THREADS where the copy engine cannot bring the queries.
 __device__ __forceinline__ void produce_queries(
     const Decode &p, const Maps &maps, const Buffers &b, int index, int lane_index, int thread
 ) {
@@ -384,7 +423,7 @@ __device__ __forceinline__ void produce_queries(
 #if QUERY_TILES
         load_queries(p, maps.query, piece, lane_tile(p, piece, lane_index), b.query, b.query_full);
 #else
-        load_queries(p, piece, lane_tile(p, piece, lane_index), b.query, thread - 32, 96);
+        load_queries(p, piece, lane_tile(p, piece, lane_index), b.query, thread - 32, QUERY_THREADS);
         copies_arrive(b.query_full);
 #endif
         ++piece_count;
@@ -398,5 +437,6 @@ __device__ __forceinline__ void produce(
     if (thread < 32) produce_blocks(p, maps, b, index, lane_index, thread);
     else if (!QUERY_TILES || thread == 32) produce_queries(p, maps, b, index, lane_index, thread);
 }
+#endif
 #endif
 

@@ -14,7 +14,7 @@ __device__ __forceinline__ long long output_row(const Decode &p, const Piece &pi
 
 // The last columns of this thread's two query rows, as the operand A of TAIL_STEPS products.
 __device__ __forceinline__ void load_tail_queries(
-    const Decode &p, const Piece &piece, int2 tile, int group, int warp, int lane, u32 (&tail)[4 * TAIL_STEPS]
+    const Decode &p, const Piece &piece, int2 tile, int group, int warp, int lane, u32 (&tail)[TAIL_COUNT]
 ) {
     int rows = p.heads_per_group * p.query_tokens;
     const bf16_bits *base =
@@ -31,28 +31,35 @@ __device__ __forceinline__ void load_tail_queries(
     }
 }
 
-// Where in a block the 16 key columns lie that meet the query columns from `column` on, in units of 16 bytes.
+// Where in a block the 16 key columns lie that meet the query columns from `column` on, in units of 16 bytes. (The key
+// kept once of an FP8 cache lies elsewhere: its place is counted from its own panel.)
 __device__ constexpr int key_place(int column) {
     int shared = column < SHARED;
     int in_row = shared ? column : V_WIDTH + column - SHARED;
     int once = KEY_ONCE && !shared;
-    int panel = once ? ROW_PANELS : in_row / 64, in_panel = once ? column - SHARED : in_row % 64;
+    int panel = once ? (FP8 ? 0 : ROW_PANELS) : in_row / 64, in_panel = once ? column - SHARED : in_row % 64;
     return panel * (PANEL_BYTES / 16) + in_panel / 8;
 }
 
-// S = Q K^T for one block.
-__device__ __forceinline__ void scores(float (&s)[S_COUNT], u32 query, const u32 (&tail)[4 * TAIL_STEPS], u32 stage) {
+// S (+)= Q K^T for one block, over the query columns [16 FIRST, 16 LAST).
+template <int FIRST, int LAST>
+__device__ __forceinline__ void score_steps(
+    float (&s)[S_COUNT], u32 query, const u32 (&tail)[TAIL_COUNT], u32 keys, int accumulate
+) {
     keep_in_place(query);  // or the compiler keeps a descriptor for every step over all blocks, and spills
-    u64 a = descriptor_rows(query), b = descriptor_rows(stage);
+    u64 a = descriptor_rows(query), b = descriptor_rows(keys);
 #pragma unroll
-    for (int step = 0; step < Q_PANELS * 4; ++step)
-        Mma<BLOCK_N>::ss(s, a + step / 4 * (64 * 128 / 16) + step % 4 * 2, b + key_place(step * 16), step > 0);
-#pragma unroll
-    for (int step = 0; step < TAIL_STEPS; ++step)
-        Mma<BLOCK_N>::rs(
-            s, tail[4 * step], tail[4 * step + 1], tail[4 * step + 2], tail[4 * step + 3],
-            b + key_place((Q_PANELS * 4 + step) * 16), Q_PANELS > 0 || step > 0);
+    for (int step = FIRST; step < LAST; ++step) {
+        const int fresh = step == FIRST ? accumulate : 1, at = 4 * (step - Q_PANELS * 4);
+        if (step < Q_PANELS * 4)
+            Mma<BLOCK_N>::ss(s, a + step / 4 * (64 * 128 / 16) + step % 4 * 2, b + key_place(step * 16), fresh);
+        else
+            Mma<BLOCK_N>::rs(s, tail[at], tail[at + 1], tail[at + 2], tail[at + 3], b + key_place(step * 16), fresh);
+    }
 }
+
+#define Q_STEPS (Q_WIDTH / 16)
+#define ROW_STEPS (FP8 ? SHARED / 16 : Q_STEPS)  // those whose keys lie in a block as the consumers get it
 
 // O (+)= P V for one block; V is O_WIDTH columns from `stage` on.
 __device__ __forceinline__ void values(float (&o)[O_COUNT], const u32 (&weights)[S_COUNT / 2], u32 stage, int accumulate) {
@@ -66,32 +73,124 @@ __device__ __forceinline__ void values(float (&o)[O_COUNT], const u32 (&weights)
 
 // The same with the weights in shared memory, 64 rows of 64 columns.
 __device__ __forceinline__ void values_shared(float (&o)[O_COUNT], u32 weights, u32 stage, int accumulate) {
+    keep_in_place(weights);
     u64 a = descriptor_rows(weights), b = descriptor_columns(stage, PANEL_BYTES);
 #pragma unroll
     for (int step = 0; step < BLOCK_N / 16; ++step)
         Mma<O_WIDTH>::ss_columns(o, a + step * 2, b + step * 128, step > 0 ? 1 : accumulate);
 }
 
-// Tokens that this thread's two rows see.
+#define NO_ROWS (1 << 31)
+
+// Tokens that this thread's two rows see; NO_ROWS where none of its warp's rows exist.
 __device__ __forceinline__ int2 visible_tokens(const Decode &p, const Piece &piece, int2 tile, int group, int warp, int lane) {
     int row = tile.y * TILE_ROWS + group * 64 + warp * 16 + lane / 4;
+    if (row - lane / 4 >= p.heads_per_group * p.query_tokens) return {NO_ROWS, NO_ROWS};
     int before = piece.length - p.query_tokens + 1;
     return {
         min(before + row / p.heads_per_group, piece.length), min(before + (row + 8) / p.heads_per_group, piece.length)};
 }
 
-__device__ __forceinline__ void wait_block(const Buffers &b, u32 number) {
-    barrier_wait(b.full + 8 * (number % STAGES), (number / STAGES) & 1);
+__device__ __forceinline__ void wait_block(const Buffers &b, u32 number, int part = 0) {
+    barrier_wait(b.full + 8 * (number % STAGES * PARTS + part), (number / STAGES) & 1);
+    if (GATHER && STAGES == 2) fence_async_proxy();
 }
 
-// The rows of the last block behind the sequence's end may hold anything, NaN too: as values they must be 0.
-__device__ __forceinline__ void clear_tail(u32 stage, int valid, int thread) {
+__device__ __forceinline__ u32 block_rows(const Buffers &b, u32 number) {
+    return b.stages + number % STAGES * STAGE_BYTES;
+}
+
+// Gives a block's part back, once a warpgroup's products have read it.
+__device__ __forceinline__ void release_block(const Buffers &b, u32 number, int lane, int part = 0) {
+    if (lane == 0) barrier_arrive(b.empty + 8 * (number % STAGES * PARTS + part));
+}
+
+// The rows of the last block behind the sequence's end may hold anything, NaN too: as values they must be 0. Clears
+// COUNT panels from `panels` on.
+template <int COUNT>
+__device__ __forceinline__ void clear_rows(u32 panels, int valid, int thread, int threads) {
     int chunks = (BLOCK_N - valid) * 8;
 #pragma unroll 1
-    for (int i = thread; i < chunks * V_PANELS; i += CONSUMERS)
-        store_shared_zero_16(stage + (i / chunks) * PANEL_BYTES + valid * 128 + (i % chunks) * 16);
+    for (int i = thread; i < chunks * COUNT; i += threads)
+        store_shared_zero_16(panels + (i / chunks) * PANEL_BYTES + valid * 128 + (i % chunks) * 16);
+}
+
+#if FP8
+// The key panel and the scales of a block.
+__device__ __forceinline__ u32 side_block(const Buffers &b, u32 number) {
+    return b.side + number % SIDE_STAGES * FP8_SIDE_BYTES;
+}
+
+__device__ __forceinline__ void wait_side(const Buffers &b, u32 number) {
+    barrier_wait(b.side_full + 8 * (number % SIDE_STAGES), (number / SIDE_STAGES) & 1);
+}
+
+__device__ __forceinline__ void release_side(const Buffers &b, u32 number, int lane) {
+    if (lane == 0) barrier_arrive(b.side_empty + 8 * (number % SIDE_STAGES));
+}
+
+// Scores or weights times their tokens' scales.
+__device__ __forceinline__ void apply_scales(float (&s)[S_COUNT], u32 side, int lane) {
+    const u32 scales = side + SIDE_KEY + lane % 4 * 8;
+#pragma unroll
+    for (int i = 0; i < S_COUNT / 4; ++i) {
+        const float2 x = load_shared_2_floats(scales + i * 32);
+        s[4 * i] *= x.x;
+        s[4 * i + 1] *= x.y;
+        s[4 * i + 2] *= x.x;
+        s[4 * i + 3] *= x.y;
+    }
+}
+#endif
+
+#if FP8
+// Scores against a block's rows take the tokens' scales, and the part of the key kept once, which has none.
+__device__ __forceinline__ void add_key_scores(
+    float (&s)[S_COUNT], const Buffers &b, u32 query, const u32 (&tail)[TAIL_COUNT], u32 number, int lane
+) {
+    wait_side(b, number);
+    apply_scales(s, side_block(b, number), lane);
+    mma_fence();
+    score_steps<ROW_STEPS, Q_STEPS>(s, query, tail, side_block(b, number), 1);
+    mma_commit();
+    mma_wait<0>();
+    mma_settle(s);
+}
+#endif
+
+// The last block of a sequence, `valid` tokens of which exist, made safe to multiply with.
+__device__ __forceinline__ void clear_tail(const Buffers &b, u32 number, int valid, int thread) {
+    clear_rows<V_PANELS>(block_rows(b, number), valid, thread, CONSUMERS);
+#if FP8
+    for (int i = valid + thread; i < BLOCK_N; i += CONSUMERS) store_shared_4(side_block(b, number) + SIDE_KEY + i * 4, 0x3f800000);
+#endif
     fence_async_proxy();
     named_sync(1, CONSUMERS);
+}
+
+// Scores to packed weights; `block` is their place in the sequence. Returns the factors for what was accumulated. A warp
+// without rows has nothing to do.
+__device__ __forceinline__ float2 scores_to_weights(
+    float (&s)[S_COUNT], u32 (&weights)[S_COUNT / 2], RowState &state, const Buffers &b, u32 number, float scale,
+    int block, int all_see, int2 sees, int lane
+) {
+    if (sees.x == NO_ROWS) {
+#if FP8
+        release_side(b, number, lane);
+#endif
+#pragma unroll
+        for (int i = 0; i < S_COUNT / 2; ++i) weights[i] = 0;
+        return {1.0f, 1.0f};
+    }
+    if ((block + 1) * BLOCK_N > all_see) mask_scores(s, {sees.x - block * BLOCK_N, sees.y - block * BLOCK_N}, lane);
+    const float2 factor = softmax_block(s, state, scale);
+#if FP8
+    apply_scales(s, side_block(b, number), lane);
+    __syncwarp();
+    release_side(b, number, lane);
+#endif
+    pack_weights(weights, s);
+    return factor;
 }
 
 // Four lanes hold 2 columns each of 4 x 8 columns; afterwards lane c of the four holds the 8 columns of the c-th.
@@ -176,7 +275,8 @@ __device__ __forceinline__ void announce_partial(
 #if !FP8
 #define RAW_BYTES 0
 #endif
-#define MERGE_BYTES (ROW_GROUPS * Q_BYTES + STAGES * STAGE_BYTES + RAW_STAGES * RAW_BYTES - MERGE_WEIGHTS)
+#define MERGE_BYTES                                                                                                    \
+    (ROW_GROUPS * Q_BYTES + STAGES * STAGE_BYTES + SIDE_STAGES * FP8_SIDE_BYTES + RAW_STAGES * RAW_BYTES - MERGE_WEIGHTS)
 #define MERGE_PARTS (VALUE_PARTS * RESIDENT)
 static_assert(MERGE_BYTES >= 132 * RESIDENT * (V_WIDTH / MERGE_PARTS) * 4, "shared memory of the merge");
 

@@ -1,42 +1,78 @@
 // Decode attention over a paged cache whose output is 257 to 512 wide (MLA): as decode.cu, for outputs too wide for the
 // registers of one warpgroup. Geometry and layouts: decode_loads.cuh.
 //
-// Schedule: a tile of 64 rows. Warpgroup 0 computes the scores and their softmax, and hands the weights (bf16) and the
-// factors that the output must take through shared memory to warpgroup 1; each multiplies them with its half of the
-// output's columns. P V of block i-1 is issued before Q K^T of block i, so that the buffer of i-1 is refilled while the
-// scores and the softmax of block i run: a block is large (72 KiB for MLA's 512 + 64) and only two fit.
+// Schedule: a tile of 64 rows, KV blocks in pairs. Warpgroup 0 computes the scores of the first block of a pair,
+// warpgroup 1 those of the second; each multiplies the weights of both with its half of the output's columns, those of
+// its own block from registers and the other's through shared memory. So the softmax of one runs under the products of
+// the other. A pair's two blocks fill shared memory (72 KiB each for MLA's 512 + 64); they come and go in halves of their
+// columns, each half given back by the warpgroup whose output columns it serves.
+//
+// What weights are relative to is handed around: from warpgroup 0 with its weights, raised by warpgroup 1 where its
+// block asks for it, and back.
 //
 // Floor: KV bytes over bandwidth, or 2 x rows x tokens x (Q_WIDTH + V_WIDTH) operations over rate.
 #include "decode_rows.cuh"
 
-static_assert(VALUE_PARTS == 2 && O_WIDTH % 64 == 0 && WARPGROUPS == 2 && BLOCK_N == 64, "settings of this kernel");
+static_assert(PARTS == 2 && O_WIDTH % 64 == 0 && WARPGROUPS == 2 && BLOCK_N == 64 && STAGES == 2, "settings of this kernel");
+static_assert(KEY_ONCE && !FP8 && SHARED == V_WIDTH, "geometries of this kernel: latents");
 
-#define WEIGHTS_READY 2
-#define WEIGHTS_FREE 3
+#define FIRST_READY 2   // weights of a pair's first block
+#define SECOND_READY 3  // weights of its second
+#define HALF_STEPS (O_WIDTH / 16)
 
-// What warpgroup 0 hands over: the weights of a block, and per row the factor of the output so far or, after the
-// last block, 1 / sum.
+// What a warpgroup hands to the other with the weights of its block.
 struct Handover {
-    u32 weights;  // 64 rows of 64 bf16, swizzled
-    float *factors;
+    u32 weights;       // 64 rows of 64 bf16, swizzled
+    float *reference;  // per row: what the weights are relative to
 };
 
-__device__ __forceinline__ void write_weights(const Handover &h, const u32 (&weights)[S_COUNT / 2], int warp, int lane) {
-    const int row = warp * 16 + lane / 4;
-#pragma unroll
-    for (int i = 0; i < S_COUNT / 2; ++i)
-        store_shared_4(h.weights + (row + i % 2 * 8) * 128 + ((i / 2 ^ row % 8) << 4) + lane % 4 * 4, weights[i]);
-}
-
-__device__ __forceinline__ void write_factors(const Handover &h, float2 factors, int warp, int lane) {
+__device__ __forceinline__ void write_rows(float *rows, const float (&values)[2], int warp, int lane) {
     if (lane % 4 == 0) {
-        h.factors[warp * 16 + lane / 4] = factors.x;
-        h.factors[warp * 16 + lane / 4 + 8] = factors.y;
+        rows[warp * 16 + lane / 4] = values[0];
+        rows[warp * 16 + lane / 4 + 8] = values[1];
     }
 }
 
-__device__ __forceinline__ float2 read_factors(const Handover &h, int warp, int lane) {
-    return {h.factors[warp * 16 + lane / 4], h.factors[warp * 16 + lane / 4 + 8]};
+__device__ __forceinline__ void hand_over(
+    const Handover &h, const u32 (&weights)[S_COUNT / 2], const RowState &state, int warp, int lane
+) {
+    int row = warp * 16 + lane / 4;
+    keep_in_place(row);
+#pragma unroll
+    for (int i = 0; i < S_COUNT / 2; ++i)
+        store_shared_4(h.weights + (row + i % 2 * 8) * 128 + ((i / 2 ^ row % 8) << 4) + lane % 4 * 4, weights[i]);
+    write_rows(h.reference, state.reference, warp, lane);
+    fence_async_proxy();
+}
+
+// Takes over the other's reference; returns the factors for what this warpgroup has accumulated.
+__device__ __forceinline__ float2 take_over(const Handover &h, RowState &state, int warp, int lane) {
+    float factor[2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        const float reference = h.reference[warp * 16 + lane / 4 + half * 8];
+        factor[half] = reference == state.reference[half] ? 1.0f : exp2_approximate(state.reference[half] - reference);
+        state.reference[half] = reference;
+        state.sum[half] *= factor[half];
+    }
+    return {factor[0], factor[1]};
+}
+
+// The scores of a whole block: its columns as they arrive.
+__device__ __forceinline__ void block_scores(
+    float (&s)[S_COUNT], const Buffers &b, u32 query, const u32 (&tail)[TAIL_COUNT], u32 number
+) {
+    const u32 stage = block_rows(b, number);
+    wait_block(b, number, 0);
+    mma_fence();
+    score_steps<0, HALF_STEPS>(s, query, tail, stage, 0);
+    score_steps<SHARED / 16, Q_STEPS>(s, query, tail, stage, 1);
+    wait_block(b, number, 1);
+    mma_fence();
+    score_steps<HALF_STEPS, SHARED / 16>(s, query, tail, stage, 1);
+    mma_commit();
+    mma_wait<0>();
+    mma_settle(s);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) decode_wide(
@@ -46,146 +82,147 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) decode_wide(
     extern __shared__ __align__(1024) unsigned char memory[];
     __shared__ alignas(8) u64 barriers[BARRIERS];
     __shared__ Partials partials;
-    __shared__ float factors[64];
+    __shared__ Piece current[2];  // a copy for each warpgroup: the main loop leaves no registers for it
+    __shared__ float references[2][64];
+    __shared__ float sums[2][2][64];  // of this piece and the one before it
     const int warpgroup = threadIdx.x / 128, thread = threadIdx.x % 128, warp = thread / 32, lane = thread % 32;
-    const int lane_index = blockIdx.x % p.lanes, index = blockIdx.x / p.lanes;
     const Maps maps = {&rows_map, &key_map, &query_map};
     const Buffers b = prepare_buffers(memory, barriers, maps);
-    const Handover handover = {b.stages + STAGES * STAGE_BYTES, factors};
     grid_launch_dependents();
     grid_wait();
 
     if (warpgroup == WARPGROUPS) {
-        registers_shrink<40>();
-        produce(p, maps, b, index, lane_index, thread);
+        registers_shrink<PRODUCER_REGISTERS>();
+        produce(p, maps, b, blockIdx.x / p.lanes, lane_of_block(p), thread);
         return;
     }
-    registers_grow<232>();
-    u32 taken = 0;
+    registers_grow<CONSUMER_REGISTERS>();
+    const u32 handed = b.stages + STAGES * STAGE_BYTES;
+    const Handover mine = {handed + warpgroup * 8192, references[warpgroup]};
+    const Handover other = {handed + (1 - warpgroup) * 8192, references[1 - warpgroup]};
+    const u32 half = warpgroup * (PART_PANELS * PANEL_BYTES);  // where this warpgroup's columns lie in a block
+    u32 taken = 0, piece_count = 0;
     int cut = 0;
     float o[O_COUNT];
-    Piece piece = load_piece(p.pieces, index);
-    if (warpgroup == 0) {
-        u32 piece_count = 0;
-        float s[S_COUNT];
-        u32 weights[S_COUNT / 2];
-        u32 tail[4 * TAIL_STEPS];
-        if (piece.sequence >= 0) load_tail_queries(p, piece, lane_tile(p, piece, lane_index), 0, warp, lane, tail);
-        while (piece.sequence >= 0) {
-            const int2 tile = lane_tile(p, piece, lane_index);
-            RowState state = {{-infinity(), -infinity()}, {0.0f, 0.0f}};
-            fetch_split(p, piece, partials, cut);
-            barrier_wait(b.query_full, piece_count & 1);
-            if (!QUERY_TILES) fence_async_proxy();
-            ++piece_count;
-            const int2 sees = visible_tokens(p, piece, tile, 0, warp, lane);
-            const int all_see = piece.length - p.query_tokens + 1;
-            Piece next_piece = piece;
-            if (piece.last_block > piece.first_block) {
-                int block = piece.last_block - 1;
-                u32 stage = b.stages + (taken % STAGES) * STAGE_BYTES;
-                wait_block(b, taken);
-                const int valid = piece.length - block * BLOCK_N;
-                if (valid < BLOCK_N) clear_tail(stage, valid, threadIdx.x);
-                mma_fence();
-                scores(s, b.query, tail, stage);
-                mma_commit();
-                mma_wait<0>();
-                mma_settle(s);
-                int accumulate = 0;
-                while (true) {
-                    if ((block + 1) * BLOCK_N > all_see)
-                        mask_scores(s, {sees.x - block * BLOCK_N, sees.y - block * BLOCK_N}, lane);
-                    const float2 factor = softmax_block(s, state, p.scale_log2);
-                    pack_weights(weights, s);
-                    named_sync(WEIGHTS_FREE, CONSUMERS);
-                    write_weights(handover, weights, warp, lane);
-                    write_factors(handover, factor, warp, lane);
+    float s[S_COUNT];
+    u32 weights[S_COUNT / 2];
+    u32 tail[TAIL_COUNT];
+    Piece piece = load_piece(p.pieces, blockIdx.x / p.lanes);
+    if (piece.sequence >= 0) load_tail_queries(p, piece, lane_tile(p, piece, lane_of_block(p)), 0, warp, lane, tail);
+    while (piece.sequence >= 0) {
+        const int2 tile = lane_tile(p, piece, lane_of_block(p));
+        RowState state = {{-infinity(), -infinity()}, {0.0f, 0.0f}};
+        if (thread == 0) current[warpgroup] = piece;
+        fetch_split(p, piece, partials, cut);
+        barrier_wait(b.query_full, piece_count & 1);
+        if (!QUERY_TILES) fence_async_proxy();
+        ++piece_count;
+        const int2 sees = visible_tokens(p, piece, tile, 0, warp, lane);
+        const int all_see = piece.length - p.query_tokens + 1;
+        int accumulate = 0;
+        for (int first = piece.last_block - 1; first >= piece.first_block; first -= 2) {
+            const bool paired = first > piece.first_block;
+            const int block = first - warpgroup;  // the one whose scores this warpgroup computes
+            const u32 first_half = block_rows(b, taken) + half;
+            const u32 second_half = block_rows(b, taken + 1) + half;
+            const int valid = piece.length - first * BLOCK_N;
+            if (warpgroup == 0) {
+                block_scores(s, b, b.query, tail, taken);
+                const float2 factor = scores_to_weights(
+                    s, weights, state, b, taken, p.scale_log2, block, all_see, sees, lane);
+                hand_over(mine, weights, state, warp, lane);
+                named_arrive(FIRST_READY, CONSUMERS);
+                if (valid < BLOCK_N) {
+                    clear_rows<PART_PANELS>(first_half, valid, thread, 128);
                     fence_async_proxy();
-                    named_arrive(WEIGHTS_READY, CONSUMERS);
-                    if (accumulate) rescale(o, factor);
-                    if (--block < piece.first_block) break;
-
-                    const u32 next = taken + 1;
-                    const u32 next_stage = b.stages + (next % STAGES) * STAGE_BYTES;
-                    mma_fence();
-                    values(o, weights, stage, accumulate);
-                    mma_commit();
-                    wait_block(b, next);
-                    mma_fence();
-                    scores(s, b.query, tail, next_stage);
-                    mma_commit();
-                    mma_wait<1>();
-                    mma_settle(o);
-                    if (lane == 0) barrier_arrive(b.empty + 8 * (taken % STAGES));
-                    mma_wait<0>();
-                    mma_settle(s);
-                    accumulate = 1;
-                    taken = next;
-                    stage = next_stage;
+                    named_sync(4, 128);
                 }
-                if (lane == 0) barrier_arrive(b.query_empty);
+                if (accumulate) rescale(o, factor);
                 mma_fence();
-                values(o, weights, stage, accumulate);
+                values(o, weights, first_half, accumulate);
                 mma_commit();
-                next_piece = following(p.pieces, piece);
                 mma_wait<0>();
                 mma_settle(o);
-                if (lane == 0) barrier_arrive(b.empty + 8 * (taken % STAGES));
-                ++taken;
+                release_block(b, taken, lane, 0);
+                if (paired) {
+                    named_sync(SECOND_READY, CONSUMERS);
+                    rescale(o, take_over(other, state, warp, lane));
+                    wait_block(b, taken + 1, 0);
+                    mma_fence();
+                    values_shared(o, other.weights, second_half, 1);
+                    mma_commit();
+                    mma_wait<0>();
+                    mma_settle(o);
+                    release_block(b, taken + 1, lane, 0);
+                }
             } else {
-                if (lane == 0) barrier_arrive(b.query_empty);
-                next_piece = following(p.pieces, piece);
-#pragma unroll
-                for (int i = 0; i < O_COUNT; ++i) o[i] = 0.0f;
-            }
-            const float2 finished[2] = {finish_row(state, 0), finish_row(state, 1)};
-            named_sync(WEIGHTS_FREE, CONSUMERS);
-            write_factors(handover, {finished[0].x, finished[1].x}, warp, lane);
-            __threadfence_block();
-            named_arrive(WEIGHTS_READY, CONSUMERS);
-            if (next_piece.sequence >= 0)
-                load_tail_queries(p, next_piece, lane_tile(p, next_piece, lane_index), 0, warp, lane, tail);
-            write_result(p, piece, tile, lane_index, o, finished, 0, 0, thread);
-            if (piece.slot >= 0) announce_partial(p, piece, lane_index, partials, cut++);
-            piece = next_piece;
-        }
-    } else {
-        named_arrive(WEIGHTS_FREE, CONSUMERS);
-        while (piece.sequence >= 0) {
-            const int2 tile = lane_tile(p, piece, lane_index);
-            const Piece next_piece = following(p.pieces, piece);
-            if (piece.last_block == piece.first_block) {
-#pragma unroll
-                for (int i = 0; i < O_COUNT; ++i) o[i] = 0.0f;
-            }
-            int accumulate = 0;
-            for (int block = piece.last_block - 1; block >= piece.first_block; --block) {
-                const u32 stage = b.stages + (taken % STAGES) * STAGE_BYTES;
-                wait_block(b, taken);
-                const int valid = piece.length - block * BLOCK_N;
-                if (valid < BLOCK_N) clear_tail(stage, valid, threadIdx.x);
-                named_sync(WEIGHTS_READY, CONSUMERS);
-                if (accumulate) rescale(o, read_factors(handover, warp, lane));
+                if (paired) block_scores(s, b, b.query, tail, taken + 1);
+                named_sync(FIRST_READY, CONSUMERS);
+                const float2 factor = take_over(other, state, warp, lane);
+                if (accumulate) rescale(o, factor);
+                wait_block(b, taken, 1);
+                if (valid < BLOCK_N) {
+                    clear_rows<PART_PANELS>(first_half, valid, thread, 128);
+                    fence_async_proxy();
+                    named_sync(5, 128);
+                }
                 mma_fence();
-                values_shared(o, handover.weights, stage + O_WIDTH / 64 * PANEL_BYTES, accumulate);
+                values_shared(o, other.weights, first_half, accumulate);
                 mma_commit();
-                mma_wait<0>();
-                mma_settle(o);
-                if (lane == 0) barrier_arrive(b.empty + 8 * (taken % STAGES));
-                named_arrive(WEIGHTS_FREE, CONSUMERS);
-                accumulate = 1;
-                ++taken;
+                if (paired) {
+                    const float2 own = scores_to_weights(
+                        s, weights, state, b, taken + 1, p.scale_log2, block, all_see, sees, lane);
+                    hand_over(mine, weights, state, warp, lane);
+                    named_arrive(SECOND_READY, CONSUMERS);
+                    mma_wait<0>();
+                    mma_settle(o);
+                    release_block(b, taken, lane, 1);
+                    rescale(o, own);
+                    mma_fence();
+                    values(o, weights, second_half, 1);
+                    mma_commit();
+                    mma_wait<0>();
+                    mma_settle(o);
+                    release_block(b, taken + 1, lane, 1);
+                } else {
+                    mma_wait<0>();
+                    mma_settle(o);
+                    release_block(b, taken, lane, 1);
+                }
             }
-            named_sync(WEIGHTS_READY, CONSUMERS);
-            const float2 inverse = read_factors(handover, warp, lane);
-            __threadfence_block();
-            named_arrive(WEIGHTS_FREE, CONSUMERS);
-            const float2 finished[2] = {{inverse.x, 0.0f}, {inverse.y, 0.0f}};
-            write_result(p, piece, tile, lane_index, o, finished, 0, O_WIDTH, thread);
-            if (piece.slot >= 0) announce_partial(p, piece, lane_index, partials, cut++);
-            piece = next_piece;
+            accumulate = 1;
+            taken += paired ? 2 : 1;
         }
+        if (lane == 0) barrier_arrive(b.query_empty);
+        named_sync(4 + warpgroup, 128);
+        piece = current[warpgroup];
+        const Piece next_piece = following(p.pieces, piece);
+        if (piece.last_block == piece.first_block) {
+#pragma unroll
+            for (int i = 0; i < O_COUNT; ++i) o[i] = 0.0f;
+        }
+        if (next_piece.sequence >= 0)
+            load_tail_queries(p, next_piece, lane_tile(p, next_piece, lane_of_block(p)), 0, warp, lane, tail);
+        // Each warpgroup knows the sum of its own blocks' weights. Afterwards all of the piece is done by both.
+        float sum[2];
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+            sum[i] = state.sum[i] + __shfl_xor_sync(0xffffffff, state.sum[i], 1);
+            sum[i] += __shfl_xor_sync(0xffffffff, sum[i], 2);
+        }
+        float (&all)[2][64] = sums[piece_count % 2];
+        write_rows(all[warpgroup], sum, warp, lane);
+        named_sync(1, CONSUMERS);
+        float2 finished[2];
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+            const float total = all[0][warp * 16 + lane / 4 + i * 8] + all[1][warp * 16 + lane / 4 + i * 8];
+            finished[i] = total > 0.0f ? make_float2(1.0f / total, state.reference[i] + log2_approximate(total))
+                                       : make_float2(0.0f, -infinity());
+        }
+        write_result(p, piece, lane_tile(p, piece, lane_of_block(p)), lane_of_block(p), o, finished, 0, warpgroup * O_WIDTH, thread);
+        if (piece.slot >= 0) announce_partial(p, piece, lane_of_block(p), partials, cut++);
+        piece = next_piece;
     }
-    merge_partials(p, b, memory, lane_index, partials, cut);
+    merge_partials(p, b, memory, lane_of_block(p), partials, cut);
 }

@@ -18,6 +18,10 @@ __device__ __forceinline__ void keep_in_place(u32 &value) {
     asm volatile("" : "+r"(value));
 }
 
+__device__ __forceinline__ void keep_in_place(int &value) {
+    asm volatile("" : "+r"(value));
+}
+
 __device__ __forceinline__ u32 shared_address(const void *pointer) {
     return static_cast<u32>(__cvta_generic_to_shared(pointer));
 }
@@ -134,10 +138,10 @@ __device__ __forceinline__ void copy_16(u32 target, const void *source, u32 byte
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(target), "l"(source), "r"(bytes) : "memory");
 }
 
-__device__ __forceinline__ u32 load_shared_4(u32 source) {
-    u32 word;
-    asm volatile("ld.shared.b32 %0, [%1];" : "=r"(word) : "r"(source) : "memory");
-    return word;
+__device__ __forceinline__ float2 load_shared_2_floats(u32 source) {
+    float2 words;
+    asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(words.x), "=f"(words.y) : "r"(source) : "memory");
+    return words;
 }
 
 __device__ __forceinline__ uint4 load_shared_16(u32 source) {
@@ -192,6 +196,13 @@ __device__ __forceinline__ u32 load_acquire(const u32 *counter) {
     return value;
 }
 
+// blockIdx.x, read anew each time instead of kept in a register.
+__device__ __forceinline__ u32 block_index() {
+    u32 index;
+    asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(index));
+    return index;
+}
+
 // ---- arithmetic ----
 
 __device__ __forceinline__ float exp2_approximate(float x) {
@@ -213,6 +224,13 @@ __device__ __forceinline__ u32 pack_bf16(float low, float high) {
     return packed;
 }
 
+// To e4m3, saturating; `low` in the low byte.
+__device__ __forceinline__ unsigned short pack_e4m3(float low, float high) {
+    unsigned short packed;
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(packed) : "f"(high), "f"(low));
+    return packed;
+}
+
 // Products of two bf16 each, subnormal operands included.
 __device__ __forceinline__ u32 multiply_bf16(u32 a, u32 b) {
     u32 product;
@@ -220,13 +238,17 @@ __device__ __forceinline__ u32 multiply_bf16(u32 a, u32 b) {
     return product;
 }
 
-// Bytes 0 and 1, or 2 and 3, to the low bytes of two halves.
+// Bytes 0 and 1, or 2 and 3, to two halves, each byte's highest bit replicated above it.
 __device__ __forceinline__ u32 spread_low(u32 bytes) {
-    return __byte_perm(bytes, 0, 0x4140);
+    u32 halves;
+    asm("prmt.b32 %0, %1, 0, 0x9180;" : "=r"(halves) : "r"(bytes));
+    return halves;
 }
 
 __device__ __forceinline__ u32 spread_high(u32 bytes) {
-    return __byte_perm(bytes, 0, 0x4342);
+    u32 halves;
+    asm("prmt.b32 %0, %1, 0, 0xb3a2;" : "=r"(halves) : "r"(bytes));
+    return halves;
 }
 
 __device__ __forceinline__ float bf16_to_float(bf16_bits x) {
