@@ -21,6 +21,7 @@ struct Apus: AsyncParsableCommand {
             Plan.self,
             Train.self,
             Bench.self,
+            Check.self,
             Doctor.self,
         ])
 }

@@ -14,41 +14,44 @@ struct KernelVariant: Sendable, CustomTestStringConvertible {
         ([file] + defines.sorted { $0.key < $1.key }.map { "\($0.key)=\($0.value)" }).joined(separator: " ")
     }
 
-    /// The decode kernel of a geometry with the settings that Benchmarks/gpu/settings.py chooses for it.
-    static func decode(_ geometry: CacheGeometry, queryTokens: Int, page: Int) -> KernelVariant {
-        let once = geometry.keyKept == .once
-        let width = geometry.shared + geometry.value
-        let perGroup = geometry.headsPerGroup
-        let wide = width > 256
-        let warpgroups = wide || perGroup * queryTokens > 64 ? 2 : 1
-        let resident = width <= 128 && warpgroups == 1 ? 2 : 1
-        let panels = (width + (once ? 0 : geometry.key) + 63) / 64 + (once ? 1 : 0)
-        let query =
-            (wide ? 1 : warpgroups) * ((geometry.shared + geometry.key - 1) / 64) * 8192 + (wide ? 8192 : 0)
-        let limit = 228 * 1024 / resident - 1024 - 2048
-        let block = !wide && (limit - query) / (panels * 64 * 128) < 3 ? 32 : 64
-        let stage = panels * block * 128
-        let most = page % 8 != 0 || warpgroups == 2 ? 6 : max(3, 120 * 1024 / resident / stage)
-        let values = [
-            "SHARED": geometry.shared, "VALUE": geometry.value, "KEY": geometry.key, "KEY_ONCE": once ? 1 : 0,
-            "PAGE_SIZE": page, "BLOCK_N": block, "STAGES": min(most, (limit - query) / stage),
-            "WARPGROUPS": warpgroups, "QUERY_TILES": 64 % perGroup == 0 || perGroup % 64 == 0 ? 1 : 0,
+    static func decode(
+        _ geometry: CacheGeometry, queryTokens: Int, page: Int, element: GPUCacheFormat.Element = .bf16
+    ) throws -> KernelVariant {
+        let format = try GPUCacheFormat(geometry: geometry, pageSize: page, element: element)
+        let settings = try GPUDecodeSettings(format: format, queryTokens: queryTokens)
+        return KernelVariant(file: settings.file, defines: settings.defines, isFast: true)
+    }
+
+    static func append(_ defines: [String: Int]) -> KernelVariant {
+        let usual = [
+            "SHARED": 256, "VALUE": 0, "KEY": 64, "KEY_ONCE": 1, "PAGE_SIZE": 64, "FP8": 0, "NORM": 1, "ROTATED": 64,
+            "INTERLEAVED": 0,
         ]
         return KernelVariant(
-            file: wide ? "decode_wide.cu" : "decode.cu", defines: values.mapValues(String.init), isFast: true)
+            file: "append.cu", defines: usual.merging(defines) { $1 }.mapValues(String.init))
     }
 
     static let all: [KernelVariant] = try! [
         KernelVariant(file: "naive_decode.cu"),
         KernelVariant(file: "schedule.cu"),
+        KernelVariant(file: "check.cu"),
+        append([:]),
+        append(["SHARED": 512, "INTERLEAVED": 1]),
+        append(["SHARED": 64, "VALUE": 64, "FP8": 1, "NORM": 0]),
+        append(["SHARED": 0, "VALUE": 128, "KEY": 128, "KEY_ONCE": 0, "NORM": 0, "PAGE_SIZE": 1]),
         decode(.gla(queryHeads: 128, latentHeads: 2, latentWidth: 256, ropeWidth: 64), queryTokens: 1, page: 64),
         decode(.gla(queryHeads: 128, latentHeads: 2, latentWidth: 256, ropeWidth: 64), queryTokens: 2, page: 64),
         decode(.gla(queryHeads: 128, latentHeads: 2, latentWidth: 256, ropeWidth: 64), queryTokens: 1, page: 1),
         decode(.gla(queryHeads: 16, latentHeads: 2, latentWidth: 192, ropeWidth: 32), queryTokens: 1, page: 16),
         decode(.gla(queryHeads: 16, latentHeads: 2, latentWidth: 128, ropeWidth: 32), queryTokens: 4, page: 128),
+        decode(
+            .gla(queryHeads: 128, latentHeads: 2, latentWidth: 256, ropeWidth: 64), queryTokens: 1, page: 64,
+            element: .f8e4m3),
         decode(.mla(queryHeads: 128, latentWidth: 512, ropeWidth: 64), queryTokens: 1, page: 64),
+        decode(.mla(queryHeads: 128, latentWidth: 512, ropeWidth: 64), queryTokens: 1, page: 1),
         decode(.mla(queryHeads: 16, latentWidth: 512, ropeWidth: 64), queryTokens: 2, page: 64),
         decode(.gta(queryHeads: 64, kvHeads: 4, headWidth: 128), queryTokens: 1, page: 64),
+        decode(.gta(queryHeads: 64, kvHeads: 4, headWidth: 128), queryTokens: 8, page: 16, element: .f8e4m3),
         decode(.gqa(queryHeads: 64, kvHeads: 4, headWidth: 128), queryTokens: 1, page: 64),
         decode(.mqa(queryHeads: 32, headWidth: 64), queryTokens: 3, page: 64),
     ]
@@ -73,6 +76,7 @@ struct CUDAKernelTests {
         if variant.isFast {
             #expect(ptx.contains("wgmma.mma_async"))
             #expect(ptx.contains("cp.async.bulk.tensor"))
+            #expect(!log.contains("wgmma"), "the assembler serialises the products: \(log)")
         }
     }
 

@@ -51,7 +51,7 @@ public struct CUDAMeasurement: Sendable {
 }
 
 /// Numbers spread evenly over [-1, 1], rounded towards zero to bf16, as their bits.
-func randomBF16(_ count: Int, seed: UInt64) -> [UInt16] {
+package func randomBF16(_ count: Int, seed: UInt64) -> [UInt16] {
     var random = SplitMix64(state: seed)
     return (0..<count).map { _ in
         UInt16(truncatingIfNeeded: (Float(Int32(truncatingIfNeeded: random.next() >> 32)) / 0x1p31).bitPattern >> 16)
@@ -59,10 +59,12 @@ func randomBF16(_ count: Int, seed: UInt64) -> [UInt16] {
 }
 
 /// A small generator with a seed, so that a run can be repeated.
-struct SplitMix64: RandomNumberGenerator {
-    var state: UInt64
+package struct SplitMix64: RandomNumberGenerator {
+    package var state: UInt64
 
-    mutating func next() -> UInt64 {
+    package init(state: UInt64) { self.state = state }
+
+    package mutating func next() -> UInt64 {
         state &+= 0x9e37_79b9_7f4a_7c15
         var z = state
         z = (z ^ z >> 30) &* 0xbf58_476d_1ce4_e5b9
