@@ -18,6 +18,8 @@ struct Apus: AsyncParsableCommand {
             Logits.self,
             Evaluate.self,
             Inspect.self,
+            Convert.self,
+            Quantize.self,
             Plan.self,
             Train.self,
             Bench.self,

@@ -54,6 +54,7 @@ import Testing
             case .none: "none"
             case .file(let path): path
             case .gguf(let metadata): metadata["tokenizer.ggml.model"]?.string ?? ""
+            case .text(let text, _): text
             }
         }
         #expect(try source(Fixtures.path("models/llama2")) == "none")

@@ -28,6 +28,8 @@ public enum TokenizerSource: Sendable {
     case gguf(GGUFMetadata)
     /// In a `tokenizer.json` at this path.
     case file(String)
+    /// The text of a `tokenizer.json`, in GGUF metadata that also names its tokens.
+    case text(String, GGUFMetadata)
     /// Nowhere.
     case none
 }
@@ -39,7 +41,9 @@ extension Checkpoint {
     /// A weight, its shape held against the configuration and its dtype one that computes.
     public func tensor(_ role: TensorRole) throws -> Tensor {
         let name = name(of: role)
-        let tensor = try tensorNaming.slice(of: role).map { try slice($0, of: name) } ?? tensor(named: name)
+        let tensor =
+            try joinedLatentUp(role) ?? tensorNaming.slice(of: role).map { try slice($0, of: name) }
+            ?? tensor(named: name)
         let shape = configuration.shape(of: role)
         guard tensor.shape == shape else {
             throw ModelFileError.tensorShape(

@@ -24,11 +24,14 @@ public struct GGUFCheckpoint: Checkpoint {
     public var name: String { file.file.name }
     /// How its files name the weights.
     public var tensorNaming: TensorNames { .gguf }
-    /// The tokenizer in the metadata, unless the file says `none`.
+    /// The tokenizer in the metadata, a whole `tokenizer.json` before ggml's vocabulary, unless the file says `none`.
     public var tokenizer: TokenizerSource {
+        if let text = file.metadata[Self.tokenizerKey]?.string { return .text(text, file.metadata) }
         let model = file.metadata["tokenizer.ggml.model"]
         return model == nil || model == .string("none") ? .none : .gguf(file.metadata)
     }
+    /// GGUF's key for a whole `tokenizer.json`.
+    static let tokenizerKey = "tokenizer.huggingface.json"
     /// Names of all tensors.
     public var tensorNames: [String] { file.tensors.map(\.name) }
 

@@ -43,14 +43,14 @@ extension DecoderConfiguration {
 
     private func writeFamily(_ object: inout JSONObject) {
         if architecture == .gptNeoX {
-            object["layer_norm_eps"] = .double(normEpsilon)
+            object["layer_norm_eps"] = .shortest(normEpsilon)
             object["use_parallel_residual"] = .bool(parallelResidual)
             return
         }
-        object["rms_norm_eps"] = .double(normEpsilon)
+        object["rms_norm_eps"] = .shortest(normEpsilon)
         if architecture != .deepseekV3 { object["mlp_bias"] = .bool(feedForwardBias) }
         if architecture == .miniCPM3 {
-            object["scale_emb"] = .double(embeddingScale)
+            object["scale_emb"] = .number(embeddingScale)
             object["scale_depth"] = .double(residualScale * Double(layerCount).squareRoot())
             object["dim_model_base"] = .number(logitScale * Double(hiddenSize))
         }
@@ -187,6 +187,11 @@ extension Double {
 }
 
 extension JSONValue {
+    /// A number that came from 32 bits, as GGUF keeps it, by the decimal it was meant to be.
+    fileprivate static func shortest(_ value: Double) -> JSONValue {
+        Double(Float(value)) == value ? .double(Double("\(Float(value))") ?? value) : .double(value)
+    }
+
     fileprivate static func int(_ value: Int) -> JSONValue { .integer(Int64(value)) }
 
     fileprivate static func numbers(_ values: [Float]) -> JSONValue { .array(values.map { .double(Double($0)) }) }

@@ -44,11 +44,32 @@ extension GGUFMetadata {
 }
 
 extension Tokenizer {
+    /// The tokenizer in the text of a `tokenizer.json`, with the tokens that GGUF metadata names; `name` is what errors call
+    /// the file that holds them.
+    convenience init(tokenizerJSON text: String, _ metadata: GGUFMetadata, name: String) throws {
+        func token(_ key: String) throws -> Int32? {
+            try metadata.integer("tokenizer.ggml.\(key)_token_id").flatMap { Int32(exactly: $0) }
+        }
+        let bytes = UnsafeMutableRawBufferPointer.allocate(byteCount: text.utf8.count, alignment: 1)
+        defer { bytes.deallocate() }
+        bytes.copyBytes(from: text.utf8)
+        try self.init(
+            tokenizerJSON: UnsafeRawBufferPointer(bytes), name: name,
+            namedTokens: NamedTokens(
+                bos: try token("bos"), eos: try token("eos"), unknown: try token("unknown"),
+                padding: try token("padding")))
+    }
+
     /// The tokenizer of a model: a GGUF file, a `tokenizer.json`, or a folder that holds one.
     /// - Throws: `ModelFileError` or `TokenizerError`.
     public convenience init(model path: String) throws {
         if path.hasSuffix(".gguf") {
-            try self.init(gguf: GGUFVocabulary(GGUFFile(path: path).metadata))
+            let metadata = try GGUFFile(path: path).metadata
+            if let text = metadata[GGUFCheckpoint.tokenizerKey]?.string {
+                try self.init(tokenizerJSON: text, metadata, name: path)
+            } else {
+                try self.init(gguf: GGUFVocabulary(metadata))
+            }
         } else {
             try self.init(contentsOf: path)
         }
@@ -61,6 +82,7 @@ extension Checkpoint {
     public func loadTokenizer() throws -> Tokenizer {
         switch tokenizer {
         case .file(let path): try Tokenizer(contentsOf: path)
+        case .text(let text, let metadata): try Tokenizer(tokenizerJSON: text, metadata, name: name)
         case .gguf(let metadata): try Tokenizer(gguf: GGUFVocabulary(metadata))
         case .none: throw ModelFileError.noTokenizer(file: name)
         }

@@ -16,6 +16,16 @@ extension Tokenizer {
         self.init(try TokenizerJSON.load(bytes, name: name))
     }
 
+    /// The same, with the tokens that another file names: a `tokenizer.json` itself names none.
+    /// - Throws: `TokenizerError`.
+    public convenience init(
+        tokenizerJSON bytes: UnsafeRawBufferPointer, name: String, namedTokens: NamedTokens
+    ) throws(TokenizerError) {
+        var components = try TokenizerJSON.load(bytes, name: name)
+        components.namedTokens = namedTokens
+        self.init(components)
+    }
+
     /// Reads a `tokenizer.json`, or the one in a folder. A `tokenizer_config.json` beside it names the tokens that
     /// begin and end a text.
     /// - Throws: `TokenizerError`.
