@@ -71,7 +71,7 @@ import Testing
         let expected = try FamilyLogitsTests.Expected("llama3")
         let found = try expected.tokens.flatMap { try logits(path, $0) }
         let error = FamilyLogitsTests.relativeError(found, expected.values)
-        #expect(error > 1e-4 && error <= (packed == .q8_0 ? 3e-2 : 3e-1))
+        #expect(error > 1e-4 && error <= (packed == .q8_0 ? 3e-2 : 5e-1))
     }
 
     @Test func outputsAppearWholeOrNotAtAll() throws {

@@ -160,6 +160,8 @@ static void search_affine(const float *x, int halves, int positive, affine_block
     least_and_most(x, &least, &most);
     if (least > 0 && !positive) least = 0;
     best->error = INFINITY;
+    /* Zeros, for blocks below what f16 scales can say. */
+    try_affine(x, 0, 0, halves, positive, best);
     for (int step = 0; step <= STEPS; step++)
         try_affine(x, (most - least) / (14 + 0.1f * (float)step), least, halves, positive, best);
 }
@@ -206,15 +208,29 @@ static void try_super(const float *x, const affine_block *fits, float d, float d
     if (candidate.error < best->error) *best = candidate;
 }
 
+/* The largest scale and minimum of eight sub-blocks. */
+static void largest_fit(const affine_block *fits, float *scale, float *minimum) {
+    *scale = *minimum = 0;
+    for (int b = 0; b < SUB_BLOCKS; b++) {
+        if (fits[b].scale > *scale) *scale = fits[b].scale;
+        if (-fits[b].offset > *minimum) *minimum = -fits[b].offset;
+    }
+}
+
 static void encode_q4_k(const float *x, uint8_t *out) {
     affine_block fits[SUB_BLOCKS];
-    float scale = 0, minimum = 0;
-    for (int b = 0; b < SUB_BLOCKS; b++) {
-        search_affine(x + b * BLOCK, 0, 0, &fits[b]);
-        if (fits[b].scale > scale) scale = fits[b].scale;
-        if (-fits[b].offset > minimum) minimum = -fits[b].offset;
-    }
+    float scale, minimum;
     super_block best = {.error = INFINITY};
+    for (int b = 0; b < SUB_BLOCKS; b++) {
+        float least, most;
+        least_and_most(x + b * BLOCK, &least, &most);
+        fits[b].offset = least < 0 ? least : 0;
+        fits[b].scale = (most - fits[b].offset) / 15;
+    }
+    largest_fit(fits, &scale, &minimum);
+    try_super(x, fits, scale / 63, minimum / 63, &best);
+    for (int b = 0; b < SUB_BLOCKS; b++) search_affine(x + b * BLOCK, 0, 0, &fits[b]);
+    largest_fit(fits, &scale, &minimum);
     /* The largest scale need not be the largest multiple: a slightly finer or coarser grid may fit the eight better. */
     for (int i = 61; i <= 63; i++) {
         try_super(x, fits, scale / (float)i, minimum / 63, &best);

@@ -88,16 +88,34 @@ struct PlanAttention: ParsableCommand {
         else {
             throw ValidationError("expected a model, or --query-heads and --head-width")
         }
-        let latents = latentHeads ?? (2...max(heads, 2)).first { heads % $0 == 0 } ?? 1
-        let widths = AttentionWidths(
+        let plans = try (variant.isEmpty ? AttentionVariant.allCases : variant).flatMap { variant in
+            try widths(heads, width, configuration, variant).plans(
+                [variant], layers: layers ?? configuration?.layerCount ?? 1,
+                setting: AttentionPlan.Setting(
+                    bytesPerElement: try bytesPerElement(), ranks: tp, context: context, queryTokens: queryTokens))
+        }
+        print(json ? JSONValue.array(plans.map(Self.object)).serialized() : AttentionPlan.table(plans))
+    }
+
+    /// The widths of one variant; a model's own variant has the model's.
+    private func widths(
+        _ heads: Int, _ width: Int, _ configuration: DecoderConfiguration?, _ variant: AttentionVariant
+    ) -> AttentionWidths {
+        var latents = latentHeads ?? (2...max(heads, 2)).first { heads % $0 == 0 } ?? 1
+        var (latentWidth, ropeWidth) = (latentWidth, ropeWidth)
+        if queryHeads == nil, headWidth == nil, let configuration, variant == configuration.variant {
+            switch configuration.attention {
+            case .grouped: break
+            case .tied(let rotaryWidth): ropeWidth = ropeWidth ?? rotaryWidth
+            case .latent(let latent):
+                if latentHeads == nil { latents = latent.latentHeads }
+                latentWidth = latentWidth ?? latent.latentWidth
+                ropeWidth = ropeWidth ?? latent.rotaryWidth
+            }
+        }
+        return AttentionWidths(
             queryHeads: heads, kvHeads: kvHeads ?? (queryHeads == nil ? configuration?.kvHeads : nil) ?? heads,
             headWidth: width, latentHeads: latents, latentWidth: latentWidth, ropeWidth: ropeWidth)
-        let setting = AttentionPlan.Setting(
-            bytesPerElement: try bytesPerElement(), ranks: tp, context: context, queryTokens: queryTokens)
-        let plans = try widths.plans(
-            variant.isEmpty ? AttentionVariant.allCases : variant, layers: layers ?? configuration?.layerCount ?? 1,
-            setting: setting)
-        print(json ? JSONValue.array(plans.map(Self.object)).serialized() : AttentionPlan.table(plans))
     }
 
     private func bytesPerElement() throws -> Double {

