@@ -162,6 +162,8 @@ static void search_affine(const float *x, int halves, int positive, affine_block
     best->error = INFINITY;
     /* Zeros, for blocks below what f16 scales can say. */
     try_affine(x, 0, 0, halves, positive, best);
+    /* From the offset as the file holds it, so that plain rounding by the range is one of the tries. */
+    if (halves) least = as_half(least);
     for (int step = 0; step <= STEPS; step++)
         try_affine(x, (most - least) / (14 + 0.1f * (float)step), least, halves, positive, best);
 }

@@ -33,7 +33,8 @@ import Testing
         // Rounds to 11 significant bits; enough of f16 for a reference whose scales are in its normal range.
         guard value != 0 else { return 0 }
         let unit = Float(sign: .plus, exponent: value.exponent - 10, significand: 1)
-        return (value / unit).rounded(.toNearestOrEven) * unit
+        // Beyond the format it saturates, as the encoder does.
+        return ((value / unit).rounded(.toNearestOrEven) * unit).clamped(-65504, 65504)
     }
 
     /// A block by the usual rounding: the largest element sets the scale.
