@@ -16,7 +16,7 @@ SOURCES := Package.swift $(shell find Sources -type f)
 override PROMPT := $(if $(value PROMPT),$(value PROMPT),Why is the sky blue?)
 export PROMPT
 
-.PHONY: help run chat build model libraries test lint swift-test script-test command-test fuzz bench clean
+.PHONY: help run chat train compare build model libraries test lint swift-test script-test command-test fuzz bench clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,15 @@ libraries:  ## install the missing system libraries
 $(APUS): $(SOURCES)
 	@$(SWIFT) build -c release --product apus >&2
 	@touch $@
+
+train: build  ## train a small GLA model on the shipped books for about a minute, and let it write
+	@$(APUS) train Examples/recipes/gla.yaml --restart
+	@model=$$(ls -d runs/gla/checkpoints/step-* | tail -n 1) && for seed in 1 2; do \
+	    $(APUS) generate "$$model" --raw --temperature 0.8 --seed $$seed -n 60 --quiet -- "The old house" || exit; \
+	    echo; done
+
+compare: build  ## train the six attention variants on the shipped books and draw them side by side
+	@$(APUS) compare Examples/recipes/compare.yaml
 
 test: lint script-test command-test swift-test  ## lint, build and run every test
 

@@ -22,6 +22,7 @@ struct Apus: AsyncParsableCommand {
             Quantize.self,
             Plan.self,
             Train.self,
+            Compare.self,
             Bench.self,
             Check.self,
             Doctor.self,

@@ -17,16 +17,28 @@ public struct TrainingBatch: Sendable {
     public init(starts: [Int], rotary: RotaryEmbedding, sliding: RotaryEmbedding? = nil) {
         precondition(starts.first == 0 && zip(starts, starts.dropFirst()).allSatisfy(<=), "starts \(starts)")
         self.starts = starts
-        let positions = zip(starts, starts.dropFirst()).flatMap { (0..<Int32($1 - $0)) }
-        self.rotary = RotaryAngles(positions, rotary)
-        self.sliding = sliding.map { RotaryAngles(positions, $0) }
+        self.rotary = RotaryAngles(starts, rotary)
+        self.sliding = sliding.map { RotaryAngles(starts, $0) }
     }
 }
 
 extension RotaryAngles {
-    init(_ positions: [Int32], _ embedding: RotaryEmbedding) {
-        let rows = embedding.rows(positions)
-        self.init(cosine: rows.cosine, sine: rows.sine, isInterleaved: embedding.style == .interleaved)
+    /// Angles of sequences that begin at the rows `starts`: those of the longest, and parts of them for the others.
+    init(_ starts: [Int], _ embedding: RotaryEmbedding) {
+        let lengths = zip(starts, starts.dropFirst()).map { $1 - $0 }
+        let longest = embedding.rows((0..<Int32(lengths.max() ?? 0)).map { $0 })
+        func packed(_ rows: Tensor) -> Tensor {
+            let width = embedding.width / 2
+            let result = Tensor(uninitialized: [starts.last ?? 0, width])
+            let (source, target) = (rows.pointer(as: Float.self), result.pointer(as: Float.self))
+            for (start, length) in zip(starts, lengths) {
+                (target + start * width).update(from: source, count: length * width)
+            }
+            withExtendedLifetime(rows) {}
+            return result
+        }
+        self.init(
+            cosine: packed(longest.cosine), sine: packed(longest.sine), isInterleaved: embedding.style == .interleaved)
     }
 }
 

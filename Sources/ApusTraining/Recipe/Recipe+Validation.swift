@@ -131,15 +131,26 @@ extension Recipe {
         if data.path != nil, !data.text.isEmpty {
             checks.add("data.text", "path or text, not both", "both")
         }
-        if data.path == nil, data.text.isEmpty {
-            checks.add("data.path", "a prepared folder, or files in data.text", "neither")
+        if !data.chat.isEmpty, data.path != nil || !data.text.isEmpty {
+            checks.add("data.chat", "conversations or text, not both", "both")
+        }
+        if data.chat.isEmpty, !data.chatValidation.isEmpty {
+            checks.add("data.chat_validation", "conversations in data.chat too", "none")
+        }
+        if data.path == nil, data.text.isEmpty, data.chat.isEmpty {
+            checks.add("data.path", "a prepared folder, or files in data.text or data.chat", "none")
         }
         if !data.text.isEmpty {
             if data.tokenizer != nil, data.trainVocabulary != nil {
                 checks.add("data.train_vocabulary", "a tokenizer or a vocabulary to train, not both", "both")
             }
-            if data.tokenizer == nil, data.trainVocabulary == nil {
+            if data.tokenizer == nil, data.trainVocabulary == nil, model.from == nil {
                 checks.add("data.tokenizer", "a tokenizer, or train_vocabulary for the text", "neither")
+            }
+        }
+        if model.from != nil {
+            for (key, _) in checks.places where key.hasPrefix("model.") && key != "model.from" {
+                checks.add(key, "nothing, since the model of model.from has its own", "a value")
             }
         }
     }

@@ -26,6 +26,8 @@ public struct Recipe: Sendable, Equatable {
 
     /// A decoder's sizes. Symbols as in "Hardware-Efficient Attention for Fast Decoding" (arXiv 2505.21487).
     public struct Model: Sendable, Equatable {
+        /// A model to start from, a GGUF file or a Hugging Face folder; sizes are then its own.
+        public var from: String?
         /// The attention variant.
         public var attention = RecipeAttention.gqa
         /// Width of the residual stream.
@@ -78,6 +80,12 @@ public struct Recipe: Sendable, Equatable {
         public var tokenizer: String?
         /// Tokens of a BPE vocabulary to train on the text, where there is no tokenizer.
         public var trainVocabulary: Int?
+        /// Files of conversations (JSON Lines) to learn the answers of, in place of text.
+        public var chat: [String] = []
+        /// Conversations held out for validation.
+        public var chatValidation: [String] = []
+        /// A Jinja file in place of the model's own chat template.
+        public var chatTemplate: String?
         /// Tokens of a sequence.
         public var sequenceLength = 256
         /// Sequences of a micro-batch.

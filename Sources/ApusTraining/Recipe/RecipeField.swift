@@ -43,6 +43,10 @@ extension Recipe {
     static let fields: [RecipeField] = modelFields + dataFields + optimizerFields + trainingFields
 
     private static let modelFields = [
+        RecipeField(
+            "model.from", \.model.from, .trajectory,
+            "a model to start from, a GGUF file or a Hugging Face folder; the other keys of this section are then its own"
+        ),
         RecipeField("model.attention", \.model.attention, .impossible, "the attention variant"),
         RecipeField("model.hidden_size", \.model.hiddenSize, .impossible, "width of the residual stream"),
         RecipeField("model.layers", \.model.layers, .impossible, "decoder layers"),
@@ -91,6 +95,12 @@ extension Recipe {
         RecipeField(
             "data.train_vocabulary", \.data.trainVocabulary, .impossible,
             "tokens of a vocabulary that is trained on the text where tokenizer is null"),
+        RecipeField(
+            "data.chat", \.data.chat, .trajectory,
+            "JSON Lines of conversations, in place of text: the model learns the answers"),
+        RecipeField("data.chat_validation", \.data.chatValidation, .trajectory, "conversations that are held out"),
+        RecipeField(
+            "data.chat_template", \.data.chatTemplate, .trajectory, "a Jinja file in place of the model's own template"),
         RecipeField("data.sequence_length", \.data.sequenceLength, .impossible, "tokens of a sequence"),
         RecipeField("data.batch_size", \.data.batchSize, .impossible, "sequences of a micro-batch"),
         RecipeField(

@@ -10,6 +10,8 @@ public enum TrainerError: Error, Equatable, CustomStringConvertible {
     case existingRun(folder: String, step: Int)
     /// A vocabulary that the data does not fit.
     case vocabulary(stated: Int, needed: Int, folder: String)
+    /// Conversations without anything that turns them into tokens.
+    case noTokenizer
     /// A changed recipe that the checkpoint's run cannot go on with.
     case changedRecipe(path: String, changes: [String])
 
@@ -25,8 +27,10 @@ public enum TrainerError: Error, Equatable, CustomStringConvertible {
         case .existingRun(let folder, let step):
             "\(folder) holds a run that has made \(step) steps; go on with --resume, start anew with --restart, or choose "
                 + "another folder by training.output"
+        case .noTokenizer:
+            "data.chat: expected a model to start from (model.from) or data.tokenizer with data.chat_template, found neither"
         case .vocabulary(let stated, let needed, let folder):
-            "model.vocabulary: expected at least \(needed), the tokens of \(folder), found \(stated)"
+            "the model's vocabulary: expected at least \(needed), the tokens of \(folder), found \(stated)"
         case .changedRecipe(let path, let changes):
             "\(path): the run was started with another recipe, and cannot go on with these changes: "
                 + changes.joined(separator: "; ")

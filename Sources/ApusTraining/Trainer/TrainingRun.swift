@@ -35,6 +35,8 @@ public final class TrainingRun {
     public let resumedFrom: CheckpointStore.Entry?
     /// Tokens there are to train on, and held out.
     public let tokenCounts: (train: Int, validation: Int)
+    /// What people should know of the data.
+    public let notes: [String]
     private let log: RunLog
     private let events: EventLog
 
@@ -49,53 +51,43 @@ public final class TrainingRun {
         let folder = recipe.training.output
         let files = FileManager.default
         let checkpoints = "\(folder)/checkpoints"
-        let dataFolder = recipe.data.path ?? "\(folder)/data"
         let existing = CheckpointStore.entries(in: checkpoints).last
         if let existing, start == .fresh { throw TrainerError.existingRun(folder: folder, step: existing.step) }
         if let existing, start == .resume { try Self.checkResume(recipe, existing) }
         try files.createDirectory(atPath: folder, withIntermediateDirectories: true)
-        if recipe.data.path == nil {
-            _ = try DataPreparation(recipe.data, folder: dataFolder).run(progress)
-        }
-        let train = try TokenDataset(folder: dataFolder, split: .train)
-        let hasValidation = train.manifest.tokenCount(.validation) > recipe.data.sequenceLength
-        let validation = hasValidation ? try TokenDataset(folder: dataFolder, split: .validation) : nil
-        tokenizer = try train.loadTokenizer()
-        tokenCounts = (train.tokenCount, validation?.tokenCount ?? 0)
-        let vocabulary = train.manifest.vocabularySize
-        if let stated = recipe.model.vocabulary, stated < vocabulary {
-            throw TrainerError.vocabulary(stated: stated, needed: vocabulary, folder: dataFolder)
-        }
-        let batches = try TextBatches(train: train, validation: validation, recipe: recipe)
+        let materials = try RunMaterials(recipe, backend: backend, progress: progress)
+        tokenizer = materials.tokenizer
+        tokenCounts = materials.tokenCounts
+        notes = materials.notes
+        let configuration = try Self.configuration(recipe, materials)
         let operations = DifferentiableOperations(
             on: backend, compute: recipe.training.compute == .bf16 ? .bf16 : .f32)
-        var configuration = try recipe.model.decoderConfiguration(
-            vocabulary: vocabulary, maxPositions: recipe.data.sequenceLength)
-        if let end = train.manifest.endToken { configuration.eosTokens = [Int(end)] }
 
         if start == .restart { try? files.removeItem(atPath: checkpoints) }
-        var extra = [(name: "recipe.yaml", contents: Array(recipe.yaml.utf8))]
-        let tokenizerPath = train.manifest.tokenizerPath(in: dataFolder)
-        if tokenizerPath.hasSuffix(".json"), let contents = files.contents(atPath: tokenizerPath) {
-            extra.append(("tokenizer.json", Array(contents)))
-        }
         let store = try CheckpointStore(
-            folder: checkpoints, keep: recipe.training.keepCheckpoints, extraFiles: extra)
+            folder: checkpoints, keep: recipe.training.keepCheckpoints,
+            extraFiles: [("recipe.yaml", Array(recipe.yaml.utf8))] + materials.files)
         let settings = recipe.trainerSettings
         resumedFrom = start == .resume ? store.latest : nil
         if let entry = resumedFrom {
             let (model, optimizer, recentLoss) = try store.load(entry, settings: settings.optimizer, on: operations)
             guard model.configuration.tensorRoles == configuration.tensorRoles else {
-                throw TrainerError.checkpoint(path: entry.path, problem: "its weights are not those of the recipe's model")
+                throw TrainerError.checkpoint(
+                    path: entry.path, problem: "its weights are not those of the recipe's model")
             }
             trainer = Trainer(
-                model: model, data: batches, settings: settings, store: store, optimizer: optimizer,
+                model: model, data: materials.batches, settings: settings, store: store, optimizer: optimizer,
                 recentLoss: recentLoss)
         } else {
-            let model = try TrainableDecoder(
-                initializing: configuration, seed: UInt64(recipe.training.seed),
-                deviation: Float(recipe.model.initStd), on: operations)
-            trainer = Trainer(model: model, data: batches, settings: settings, store: store)
+            let model =
+                if let start = materials.start {
+                    try TrainableDecoder(start, on: operations)
+                } else {
+                    try TrainableDecoder(
+                        initializing: configuration, seed: UInt64(recipe.training.seed),
+                        deviation: Float(recipe.model.initStd), on: operations)
+                }
+            trainer = Trainer(model: model, data: materials.batches, settings: settings, store: store)
         }
         trainer.model.checkpointsLayers = recipe.training.gradientCheckpointing
         let file = try AtomicFile(path: "\(folder)/recipe.yaml")
@@ -103,6 +95,20 @@ public final class TrainingRun {
         try file.publish()
         log = try RunLog(path: "\(folder)/log.jsonl", resumingAfter: resumedFrom?.step)
         events = try EventLog(folder: folder, resumingAfter: resumedFrom?.step)
+    }
+
+    /// What the model is: that of the checkpoint it starts from, or what the recipe describes.
+    private static func configuration(_ recipe: Recipe, _ materials: RunMaterials) throws -> DecoderConfiguration {
+        let needed = materials.vocabulary
+        let stated = materials.start?.configuration.vocabularySize ?? recipe.model.vocabulary ?? needed
+        if stated < needed {
+            throw TrainerError.vocabulary(stated: stated, needed: needed, folder: materials.tokenizerSource)
+        }
+        if let start = materials.start { return start.configuration }
+        var configuration = try recipe.model.decoderConfiguration(
+            vocabulary: needed, maxPositions: recipe.data.sequenceLength)
+        if let end = materials.endToken { configuration.eosTokens = [Int(end)] }
+        return configuration
     }
 
     /// Trains to the end, or until `shouldStop`, and writes the logs.

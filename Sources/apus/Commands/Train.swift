@@ -61,12 +61,13 @@ struct Train: ParsableCommand {
     }
 
     private func introduction(_ run: TrainingRun) -> String {
-        let model = run.recipe.model
         let parameters = fixed(Double(run.trainer.model.parameterCount) / 1e6, 2)
+        let name = run.recipe.model.from ?? run.recipe.model.attentionName
         var text =
-            "\(model.attentionName), \(parameters) M parameters, vocabulary \(run.trainer.model.configuration.vocabularySize); "
+            "\(name), \(parameters) M parameters, vocabulary \(run.trainer.model.configuration.vocabularySize); "
             + "\(run.tokenCounts.train) tokens to train on, \(run.tokenCounts.validation) held out; "
             + "\(run.trainer.settings.steps) steps of \(run.recipe.tokensPerStep) tokens, \(run.recipe.training.compute.rawValue)\n"
+        for note in run.notes { text += note + "\n" }
         if let entry = run.resumedFrom { text += "going on from \(entry.path)\n" }
         return text
     }
@@ -107,7 +108,8 @@ struct TrainingProgress {
             pending = (0, 0)
         case .evaluation(let step, let loss, let tokens):
             line.note(
-                "step \(step): validation loss \(fixed(loss, 4)), perplexity \(fixed(perplexity(loss), 2)) over \(tokens) tokens")
+                "step \(step): validation loss \(fixed(loss, 4)), perplexity \(fixed(perplexity(loss), 2)) over \(tokens) tokens"
+            )
         case .checkpoint(let step, let path): line.note("step \(step): wrote \(path)")
         }
     }
