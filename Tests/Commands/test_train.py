@@ -3,6 +3,8 @@
 import json
 import os
 import random
+import re
+import resource
 import signal
 import subprocess
 import tempfile
@@ -132,6 +134,80 @@ class TrainTests(unittest.TestCase):
             (self.folder / f"{name}.txt").write_bytes(contents)
             result = self.train(self.recipe(name, **{"TEXT": str(self.folder / f"{name}.txt")}), check=1)
             self.assertIn(f"{name}.txt", result.stderr)
+
+    def test_a_full_disk_keeps_the_older_checkpoint(self):
+        recipe = self.recipe("full", **{"steps: 40": "steps: 9"})
+        self.train(recipe)
+        checkpoints = self.folder / "full" / "checkpoints"
+        before = sorted(os.listdir(checkpoints))
+        self.assertEqual(before, ["step-00000007", "step-00000009"])
+
+        def limit():
+            # Writes beyond the limit fail as on a full disk, where the signal is ignored.
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
+
+        result = subprocess.run(
+            [APUS, "train", recipe, "training.steps=12", "--resume"], capture_output=True, text=True, timeout=120,
+            stdin=subprocess.DEVNULL, preexec_fn=limit,
+        )  # fmt: skip
+        self.assertEqual(result.returncode, 1, result.stdout + result.stderr)
+        self.assertIn("write the file", result.stderr)
+        self.assertEqual(sorted(os.listdir(checkpoints)), before)
+        self.train(recipe, "training.steps=12", "--resume")
+
+    def test_a_comparison_is_resumed_and_drawn(self):
+        recipe = self.recipe("compared", **{"steps: 40": "steps: 6", "evaluate_every: 20": "evaluate_every: 3"})
+        recipe.write_text(recipe.read_text() + "compare: {attention: [gqa, gta, mla, gla], seeds: [0, 1]}\n")
+
+        def compare(check=0):
+            result = subprocess.run(
+                [APUS, "compare", recipe], capture_output=True, text=True, timeout=240, stdin=subprocess.DEVNULL
+            )
+            self.assertEqual(result.returncode, check, result.stderr)
+            return result.stderr
+
+        process = subprocess.Popen([APUS, "compare", recipe], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        for line in process.stderr:
+            if "(3 of 8)" in line:
+                break
+        process.kill()
+        process.stderr.close()
+        process.wait()
+        errors = compare()
+        self.assertEqual(errors.count("done before"), 2)
+        self.assertEqual(compare().count("done before"), 8)
+        report = json.loads((self.folder / "compared" / "comparison.json").read_text())
+        self.assertIn("GLA-2", json.dumps(report))
+        page = (self.folder / "compared" / "comparison.html").read_text()
+        for name in ("GQA-2", "GTA-2", "MLA", "GLA-2"):
+            self.assertIn(name, page)
+        counts = [int(part) for part in re.findall(r'"parameters": ?(\d+)', json.dumps(report))]
+        self.assertLess(max(counts) / min(counts), 1.05)
+
+    def test_conversations_are_learnt_from_a_model(self):
+        rows = [{"prompt": f"What is {n} plus 1?", "response": f"It is {n + 1}."} for n in range(12)]
+        (self.folder / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        self.train(self.recipe("base", **{"steps: 40": "steps: 3"}))
+        template = self.folder / "template.jinja"
+        template.write_text(
+            "{% for m in messages %}{{ m.role }}: {{ m.content }}<|endoftext|>{% endfor %}"
+            "{% if add_generation_prompt %}assistant: {% endif %}"
+        )
+        recipe = self.folder / "chat.yaml"
+        recipe.write_text(
+            f"model: {{from: {self.folder}/base/checkpoints/step-00000003}}\n"
+            f"data: {{chat: [{self.folder}/chat.jsonl], chat_template: {template}, sequence_length: 64, batch_size: 2,"
+            " validation_fraction: 0.25}\n"
+            f"training: {{steps: 10, compute: float32, log_every: 1, output: {self.folder}/chat}}\n"
+        )
+        result = self.train(recipe)
+        self.assertIn("9 conversations to train on, 3 held out", result.stdout)
+        losses = self.losses("chat")
+        self.assertLess(losses[10], losses[1])
+        self.assertTrue((self.folder / "chat/checkpoints/step-00000010/tokenizer.json").exists())
+        recipe.write_text(recipe.read_text().replace("model: {", "model: {hidden_size: 8, "))
+        self.assertIn("model.hidden_size", self.train(recipe, "--restart", check=1).stderr)
 
     def test_a_trained_model_speaks(self):
         self.train(self.recipe("speaks", **{"steps: 40": "steps: 20"}))
