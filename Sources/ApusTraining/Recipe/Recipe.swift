@@ -148,7 +148,7 @@ public struct Recipe: Sendable, Equatable {
         public var spikeThreshold = 3.0
         /// The folder that receives checkpoints and logs.
         public var output = "run"
-        /// The machine's peak in FLOP/s, for the share of it that is reached.
+        /// The machine's peak in FLOP/s, for the share of it that is reached; nil: the measured rate of large products.
         public var peakFlops: Double?
     }
 

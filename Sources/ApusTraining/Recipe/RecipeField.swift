@@ -154,7 +154,8 @@ extension Recipe {
         RecipeField("training.output", \.training.output, .none, "folder of checkpoints and logs"),
         RecipeField(
             "training.peak_flops", \.training.peakFlops, .none,
-            "the machine's peak in FLOP/s, to show the share that is reached"),
+            "the machine's peak in FLOP/s, to show the share that is reached; null: the measured rate of large products"
+        ),
         RecipeField("compare.attention", \.compare.attention, .none, "variants that `apus compare` trains"),
         RecipeField("compare.seeds", \.compare.seeds, .none, "a run of each variant for each seed"),
         RecipeField(

@@ -85,9 +85,12 @@ struct TrainingProgress {
     init(_ run: TrainingRun) {
         recipe = run.recipe
         total = run.trainer.settings.steps
+        let operations = run.trainer.model.operations
         line = StatusLine(
             tokensPerStep: recipe.tokensPerStep, isTerminal: Terminal.errorIsTerminal,
-            operationsPerToken: 6 * Double(run.trainer.model.parameterCount), peakFlops: recipe.training.peakFlops
+            operationsPerToken: 6 * Double(run.trainer.model.parameterCount),
+            peakFlops: recipe.training.peakFlops
+                ?? ProductRate.measure(on: operations.backend, compute: operations.compute)
         ) { Terminal.error($0) }
     }
 
