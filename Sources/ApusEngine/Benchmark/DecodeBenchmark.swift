@@ -90,6 +90,6 @@ public struct DecodeBenchmark {
                     sequences.map { DecoderInput(tokens: [token()], sequence: $0, logits: .last) }, cache: cache)
             }
         }
-        return (promptTime.seconds, generationTime.seconds)
+        return (promptTime.inSeconds, generationTime.inSeconds)
     }
 }

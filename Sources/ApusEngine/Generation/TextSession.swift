@@ -54,15 +54,10 @@ public final class TextSession {
             logits = try session.append(drawn.token)
         }
         let end = clock.now
-        statistics.secondsToFirstToken = ((firstToken ?? end) - start).seconds
-        statistics.generationSeconds = (end - (firstToken ?? end)).seconds
+        statistics.secondsToFirstToken = ((firstToken ?? end) - start).inSeconds
+        statistics.generationSeconds = (end - (firstToken ?? end)).inSeconds
         statistics.generatedTokens = tokens.count
         if let rest = output.finish(), let last = tokens.last { _ = emit(Piece(text: rest, token: last)) }
         return GenerationResult(text: output.text, tokens: tokens, finishReason: reason, statistics: statistics)
     }
-}
-
-extension Duration {
-    /// Seconds as a number.
-    var seconds: Double { Double(components.seconds) + Double(components.attoseconds) * 1e-18 }
 }

@@ -1,4 +1,5 @@
 import ApusEngine
+import ApusTensor
 import ApusText
 import ArgumentParser
 
@@ -55,10 +56,10 @@ struct Generate: ParsableCommand {
         }
         if let writeError { throw writeError }
         if json {
-            try Terminal.out(GenerationReport(result, loadSeconds: loaded.seconds).json + "\n")
+            try Terminal.out(GenerationReport(result, loadSeconds: loaded.inSeconds).json + "\n")
         } else {
             try Terminal.out("\n")
-            if !quiet { Terminal.error(GenerationReport(result, loadSeconds: loaded.seconds).lines) }
+            if !quiet { Terminal.error(GenerationReport(result, loadSeconds: loaded.inSeconds).lines) }
         }
         if result.finishReason == .cancelled { throw ExitCode(130) }
     }
@@ -106,9 +107,4 @@ func invalidOffset(_ bytes: [UInt8]) -> Int {
         case .emptyInput, .error: return offset
         }
     }
-}
-
-extension Duration {
-    /// Seconds as a number.
-    var seconds: Double { Double(components.seconds) + Double(components.attoseconds) * 1e-18 }
 }

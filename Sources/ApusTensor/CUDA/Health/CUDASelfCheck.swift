@@ -15,10 +15,9 @@ public struct CUDASelfCheck: Sendable {
             let start = ContinuousClock.now
             var problem: String?
             do { try check() } catch { problem = "\(error)" }
-            let elapsed = (ContinuousClock.now - start).components
+            seconds = (ContinuousClock.now - start).inSeconds
             self.name = name
             self.problem = problem
-            seconds = Double(elapsed.seconds) + Double(elapsed.attoseconds) * 1e-18
         }
     }
 
