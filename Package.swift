@@ -12,6 +12,7 @@ let package = Package(
                 "ApusTensor", "ApusLayers", "ApusAttention", "ApusText", "ApusModels", "ApusTraining", "ApusEngine",
                 "ApusPlanning",
             ]),
+        .library(name: "apus_attention", type: .dynamic, targets: ["ApusAttentionC"]),
     ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
@@ -26,6 +27,8 @@ let package = Package(
         .target(
             name: "ApusAttention", dependencies: ["ApusTensor", "ApusLayers", "CApusKernels"],
             resources: [.embedInCode("Kernels")]),
+        .target(
+            name: "ApusAttentionC", dependencies: ["ApusAttention", "ApusTensor"], exclude: ["apus_attention.h"]),
         .target(name: "CApusCompression"),
         .target(name: "ApusText", dependencies: ["CApusCompression"]),
         .target(name: "ApusModels", dependencies: ["ApusTensor", "ApusLayers", "ApusAttention", "ApusText"]),

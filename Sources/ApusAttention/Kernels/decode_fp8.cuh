@@ -154,5 +154,6 @@ __device__ __forceinline__ void produce(
         }
         index = piece.next;
     }
+    copies_commit();
     copies_wait<0>();
 }

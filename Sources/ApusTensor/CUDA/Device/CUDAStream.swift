@@ -7,6 +7,7 @@ public final class CUDAStream: Sendable {
     public let device: CUDADevice
     // Created in init and destroyed in deinit only; the driver's functions may be called from any thread.
     nonisolated(unsafe) let handle: apus_cuda_stream
+    private let isOwned: Bool
     private let lastKernel = Mutex<String?>(nil)
 
     /// A new stream. `priority`: lower numbers run first; 0 is the default.
@@ -18,12 +19,23 @@ public final class CUDAStream: Sendable {
             "cuStreamCreateWithPriority", cu.pointee.cuStreamCreateWithPriority(&stream, flags, Int32(priority)))
         self.device = device
         handle = stream!
+        isOwned = true
+    }
+
+    /// A stream of the caller's: a `CUstream` of the device's primary context, which must outlive this object; nil for the
+    /// default stream.
+    public init(borrowing handle: UnsafeMutableRawPointer?, device: CUDADevice) {
+        self.device = device
+        // CU_STREAM_LEGACY where there is no handle.
+        self.handle = apus_cuda_stream(handle ?? UnsafeMutableRawPointer(bitPattern: 1)!)
+        isOwned = false
     }
 
     deinit {
         // Buffers keep their stream, so all its blocks are back in the allocator's lists by now.
         device.allocator.retire(stream: key)
-        if let cu = try? device.current() { _ = cu.pointee.cuStreamDestroy(handle) }
+        guard isOwned, let cu = try? device.current() else { return }
+        _ = cu.pointee.cuStreamDestroy(handle)
     }
 
     /// What the allocator knows the stream by.
