@@ -7,33 +7,6 @@
 
 #include "elementwise_table.h"
 
-/* ---- which instruction set ---- */
-
-static atomic_int machine_level = -1;
-static _Thread_local int chosen_level = -1;
-
-static int best_level(void) {
-#if defined(__x86_64__)
-  __builtin_cpu_init();
-  int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-  if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-    return 2;
-  if (avx2) return 1;
-#endif
-  return 0;
-}
-
-int apus_isa_level(void) {
-  if (chosen_level >= 0) return chosen_level;
-  int level = atomic_load_explicit(&machine_level, memory_order_relaxed);
-  if (level < 0) {
-    level = best_level();
-    atomic_store_explicit(&machine_level, level, memory_order_relaxed);
-  }
-  return level;
-}
-
 const apus_elementwise_table *apus_elementwise(void) {
 #if defined(__x86_64__)
   int level = apus_isa_level();
@@ -41,23 +14,6 @@ const apus_elementwise_table *apus_elementwise(void) {
   if (level == 1) return &apus_elementwise_avx2;
 #endif
   return &apus_elementwise_portable;
-}
-
-const char *apus_elementwise_isa(void) { return apus_elementwise()->name; }
-
-int apus_select_elementwise_isa(const char *name) {
-  int best = best_level(), wanted = -1;
-  if (!strcmp(name, "portable"))
-    wanted = 0;
-  else if (!strcmp(name, "avx2"))
-    wanted = 1;
-  else if (!strcmp(name, "avx512"))
-    wanted = 2;
-  else if (strcmp(name, "best"))
-    return -1;
-  if (wanted > best) return -1;
-  chosen_level = wanted;
-  return 0;
 }
 
 /* ---- rows over the pool ---- */

@@ -5,6 +5,8 @@
 
 #include <stdint.h>
 
+#include "../Dispatch/isa.h"
+
 typedef struct {
   const char *name;
   void (*rms_norm)(int64_t width, const float *x, const float *weight, float weight_offset, float eps, float *y);
@@ -36,10 +38,7 @@ extern const apus_elementwise_table apus_elementwise_avx2;
 extern const apus_elementwise_table apus_elementwise_avx512;
 #endif
 
-/* The table in force. */
+/* The table for a call of this thread. */
 const apus_elementwise_table *apus_elementwise(void);
-
-/* 0 portable, 1 AVX2, 2 AVX-512: the instruction set in force, for every kernel family that dispatches with it. */
-int apus_isa_level(void);
 
 #endif

@@ -112,7 +112,7 @@ extern const apus_kernels apus_kernels_avx2;
 extern const apus_kernels apus_kernels_avx512;
 #endif
 
-/* The table in use. */
+/* The table for a call of this thread. */
 const apus_kernels *apus_active_kernels(void);
 
 #endif

@@ -85,11 +85,4 @@ void apus_convert(apus_pool *pool, int64_t rows, int64_t width, apus_float_type 
 /* The index of the first NaN or infinity among `count` elements, or -1. */
 int64_t apus_find_non_finite(apus_pool *pool, int64_t count, apus_float_type type, const void *x);
 
-/* The instruction set the kernels above run on: "avx512", "avx2" or "portable". */
-const char *apus_elementwise_isa(void);
-
-/* Restricts the kernels above and attention, as called by this thread (and whatever pool it uses), to an instruction set,
- * for tests; "best" undoes it. Returns 0, or -1 when the name is unknown or this CPU lacks it. */
-int apus_select_elementwise_isa(const char *name);
-
 #endif

@@ -6,6 +6,7 @@
  * activations up to 32 tokens and bf16 activations from 33 on; APUS_PRECISION_F32 lifts it. */
 #ifndef APUS_LINEAR_H
 #define APUS_LINEAR_H
+#include "apus_isa.h"
 #include "apus_pool.h"
 
 #ifdef __cplusplus
@@ -88,10 +89,6 @@ int apus_gemm_mixed(apus_pool *pool, int trans_a, int trans_b, int64_t m, int64_
                     apus_dtype a_dtype, const void *a, int64_t lda, apus_dtype b_dtype, const void *b, int64_t ldb, float beta,
                     float *c, int64_t ldc);
 
-/* What this CPU has, as words ("avx512f avx512vnni ..."), and the instruction set in use. */
-const char *apus_cpu_features(void);
-const char *apus_isa(void);
-
 /* "loaded: version ...", or why oneDNN is not in use. It serves large products of apus_gemm_f32, whose order of summation then
  * depends on the shape; linear layers keep their own products. */
 const char *apus_onednn_status(void);
@@ -99,10 +96,6 @@ const char *apus_onednn_status(void);
 /* Chooses "onednn" (the default where it is installed) or "own" for large general products. Returns 0, or -1 when oneDNN is not
  * there. */
 int apus_select_products(const char *name);
-
-/* Chooses "avx512", "avx2" or "portable" for all later products. Returns 0, or -1 when this CPU lacks it. A product under way
- * keeps the one it began with; weights prepared before stay valid. */
-int apus_select_isa(const char *name);
 
 #ifdef __cplusplus
 }

@@ -29,8 +29,8 @@ import Testing
 
     /// Runs `body` for what this machine has of `kernels`.
     private func onEachKernel(_ body: (String, apus_training_arithmetic) -> Void) {
-        defer { _ = apus_select_elementwise_isa("best") }
-        for (instructionSet, arithmetic, name) in Self.kernels where apus_select_elementwise_isa(instructionSet) == 0 {
+        defer { _ = apus_select_isa("best") }
+        for (instructionSet, arithmetic, name) in Self.kernels where apus_select_isa(instructionSet) == 0 {
             let found = String(cString: apus_training_attention_isa(arithmetic))
             if name == "avx512bf16" && found == "avx512" { continue }
             #expect(found == name)

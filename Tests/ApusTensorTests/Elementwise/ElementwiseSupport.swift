@@ -70,11 +70,11 @@ let rowShapes: [(rows: Int, width: Int)] = [
 func onEveryInstructionSet(_ body: (OpaquePointer?) -> Void) {
     let pool = apus_pool_create(3)
     defer { apus_pool_destroy(pool) }
-    for name in ["portable", "avx2", "avx512"] where apus_select_elementwise_isa(name) == 0 {
+    for name in ["portable", "avx2", "avx512"] where apus_select_isa(name) == 0 {
         body(nil)
         body(pool)
     }
-    _ = apus_select_elementwise_isa("best")
+    _ = apus_select_isa("best")
 }
 
 /// 2^-24: half a unit in the last place of a float32 at 1.

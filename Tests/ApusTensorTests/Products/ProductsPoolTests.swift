@@ -141,6 +141,26 @@ extension ProductsSuite {
     @Test func aPoolIsMadeForTheMachine() {
         withPool(threads: 0) { pool in #expect(apus_pool_threads(pool) >= 1) }
         #expect(!String(cString: apus_cpu_features()).isEmpty)
+    }
+
+    @Test func anInstructionSetIsChosenForOneThread() {
+        let best = String(cString: apus_isa())
         #expect(apus_select_isa("no such instruction set") == -1)
+        #expect(String(cString: apus_isa()) == best)
+        #expect(apus_select_isa("portable") == 0)
+        #expect(String(cString: apus_isa()) == "portable")
+        // What each of two workers runs on: this thread, and one of the pool's own.
+        var seen = [UnsafePointer<CChar>?](repeating: nil, count: 2)
+        withPool(threads: 2) { pool in
+            apus_pool_run(
+                pool, 64, 1,
+                { context, _, _, worker in
+                    context!.assumingMemoryBound(to: UnsafePointer<CChar>?.self)[Int(worker)] = apus_isa()
+                }, &seen)
+        }
+        #expect(seen[0].map { String(cString: $0) } ?? "portable" == "portable")
+        #expect(seen[1].map { String(cString: $0) } ?? best == best)
+        #expect(apus_select_isa("best") == 0)
+        #expect(String(cString: apus_isa()) == best)
     }
 }
