@@ -16,7 +16,7 @@ SOURCES := Package.swift $(shell find Sources -type f)
 override PROMPT := $(if $(value PROMPT),$(value PROMPT),Why is the sky blue?)
 export PROMPT
 
-.PHONY: help run chat train compare build model libraries test lint swift-test script-test command-test fuzz bench clean
+.PHONY: help run chat train compare build model libraries test lint swift-test script-test command-test sanitize fuzz bench clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -68,7 +68,13 @@ swift-test:  ## build and run the Swift tests for release
 	@Scripts/system_libraries.sh $(LIBRARIES_STAMP)
 	model=$$($(PYTHON) Scripts/fetch_model.py) && APUS_TEST_MODEL="$$model" $(SWIFT) test $(TEST_FLAGS)
 
-fuzz:  ## fuzz the parsers of foreign files, SECONDS=60 each; found inputs are kept in Fuzz/corpus
+# Each sanitizer has its own build. Thread sanitizer needs lld with the toolchain of Debian.
+sanitize:  ## run the Swift tests under the address and the thread sanitizer: FILTER=Suite for a part
+	$(SWIFT) test --sanitize=address --scratch-path .build-asan $(TEST_FLAGS) $(if $(FILTER),--filter "$(FILTER)")
+	$(SWIFT) test --sanitize=thread -Xswiftc -use-ld=lld --scratch-path .build-tsan $(TEST_FLAGS) \
+	    $(if $(FILTER),--filter "$(FILTER)")
+
+fuzz:  ## fuzz the parsers of foreign files and chat templates, SECONDS=60 each; found inputs are kept in Fuzz/corpus
 	@Fuzz/build.sh
 	@Fuzz/run.sh $(or $(SECONDS),60)
 
@@ -77,4 +83,4 @@ bench: build  ## measure the embedded model; against llama.cpp with PEER=folder 
 	    $(PYTHON) Benchmarks/peers.py $(if $(PEER),--peer "$(PEER)") "$$model"
 
 clean:  ## remove what was built (the model stays in the cache folder)
-	rm -rf .build .build-fuzz fuzz-out
+	rm -rf .build .build-asan .build-tsan .build-fuzz fuzz-out
