@@ -84,7 +84,7 @@ int apus_gemm_bf16(apus_pool *pool, int trans_a, int trans_b, int64_t m, int64_t
                    const uint16_t *a, int64_t lda, const uint16_t *b, int64_t ldb, float beta, float *c, int64_t ldc);
 
 /* The same on operands that are each APUS_BF16 or APUS_F32; the latter are rounded to bf16 (to nearest even) while they are packed,
- * which is cheaper than a pass of its own. Also -1 for another dtype. */
+ * without a pass of its own. Also -1 for another dtype. */
 int apus_gemm_mixed(apus_pool *pool, int trans_a, int trans_b, int64_t m, int64_t n, int64_t k, float alpha,
                     apus_dtype a_dtype, const void *a, int64_t lda, apus_dtype b_dtype, const void *b, int64_t ldb, float beta,
                     float *c, int64_t ldc);
