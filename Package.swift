@@ -20,25 +20,29 @@ let package = Package(
         .package(url: "https://github.com/jpsim/Yams", from: "6.2.2"),
     ],
     targets: [
+        .target(name: "ApusSynchronization"),
         .target(name: "CApusKernels"),
         .target(name: "CApusCUDA"),
-        .target(name: "ApusTensor", dependencies: ["CApusKernels", "CApusCUDA"]),
+        .target(name: "ApusTensor", dependencies: ["ApusSynchronization", "CApusKernels", "CApusCUDA"]),
         .target(name: "ApusLayers", dependencies: ["ApusTensor"]),
         .target(
-            name: "ApusAttention", dependencies: ["ApusTensor", "ApusLayers", "CApusKernels"],
+            name: "ApusAttention", dependencies: ["ApusSynchronization", "ApusTensor", "ApusLayers", "CApusKernels"],
             resources: [.embedInCode("Kernels")]),
         .target(
             name: "ApusAttentionC", dependencies: ["ApusAttention", "ApusTensor"], exclude: ["apus_attention.h"]),
         .target(name: "CApusCompression"),
-        .target(name: "ApusText", dependencies: ["CApusCompression"]),
-        .target(name: "ApusModels", dependencies: ["ApusTensor", "ApusLayers", "ApusAttention", "ApusText"]),
+        .target(name: "ApusText", dependencies: ["ApusSynchronization", "CApusCompression"]),
+        .target(
+            name: "ApusModels",
+            dependencies: ["ApusSynchronization", "ApusTensor", "ApusLayers", "ApusAttention", "ApusText"]),
         .target(
             name: "ApusTraining",
             dependencies: [
-                "ApusModels", "ApusText", "ApusLayers", "ApusAttention", "ApusTensor",
+                "ApusSynchronization", "ApusModels", "ApusText", "ApusLayers", "ApusAttention", "ApusTensor",
                 .product(name: "Yams", package: "Yams"),
             ]),
-        .target(name: "ApusEngine", dependencies: ["ApusModels", "ApusAttention", "ApusText"]),
+        .target(
+            name: "ApusEngine", dependencies: ["ApusSynchronization", "ApusModels", "ApusAttention", "ApusText"]),
         .target(name: "ApusPlanning", dependencies: ["ApusAttention"]),
         .executableTarget(
             name: "apus",
@@ -47,7 +51,7 @@ let package = Package(
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
             ]),
-        .testTarget(name: "ApusTensorTests", dependencies: ["ApusTensor", "CApusKernels"]),
+        .testTarget(name: "ApusTensorTests", dependencies: ["ApusSynchronization", "ApusTensor", "CApusKernels"]),
         .testTarget(name: "ApusAttentionTests", dependencies: ["ApusAttention", "ApusPlanning"]),
         .testTarget(name: "ApusTextTests", dependencies: ["ApusText"]),
         .testTarget(name: "ApusModelsTests", dependencies: ["ApusModels", "ApusEngine"]),

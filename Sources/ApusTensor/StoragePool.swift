@@ -1,5 +1,4 @@
-import Synchronization
-
+import ApusSynchronization
 #if canImport(Glibc)
 import Glibc
 #elseif canImport(Musl)
@@ -30,7 +29,7 @@ final class StoragePool: Sendable {
         var free = Free()
     }
 
-    private let state = Mutex(State())
+    private let state = Locked(State())
 
     /// Size class and its size: 64 B, 96 B, 128 B, 192 B, 256 B ...
     private static func sizeClass(_ bytes: Int) -> (index: Int, size: Int) {

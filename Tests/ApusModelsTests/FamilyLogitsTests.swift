@@ -71,6 +71,37 @@ import Testing
         #expect(Self.relativeError(rounded, expected.values) <= 1e-2)
     }
 
+    /// A long prompt's last token runs apart where its activations would be rounded otherwise, and its logits stand nearer
+    /// to float32 arithmetic for it.
+    @Test func lastTokenOfALongPromptIsExact() throws {
+        let automatic = try Self.decoder("llama-bf16")
+        let exact = try Self.decoder("llama-bf16", precision: .float32)
+        #expect(automatic.prefillSteps(0) == [])
+        #expect(automatic.prefillSteps(128) == [128])
+        #expect(automatic.prefillSteps(129) == [128, 1])
+        #expect(automatic.prefillSteps(1000) == [512, 487, 1])
+        #expect(exact.prefillSteps(1000) == [512, 488])
+        #expect(try Self.decoder("llama2").prefillSteps(600) == [512, 88])
+        let vocabulary = automatic.configuration.vocabularySize
+        let prompt = (0..<200).map { Int32($0 * 37 % vocabulary) }
+        func lastRow(_ decoder: Decoder, _ steps: [Int]) throws -> [Float] {
+            let cache = try decoder.makeCache(tokens: prompt.count, type: .f32)
+            let sequence = cache.makeSequence()
+            var rest = prompt[...]
+            var row: [Float] = []
+            for step in steps {
+                let input = DecoderInput(tokens: Array(rest.prefix(step)), sequence: sequence, logits: .last)
+                row = try decoder.forward([input], cache: cache).floats
+                rest = rest.dropFirst(step)
+            }
+            return row
+        }
+        let expected = try lastRow(exact, [prompt.count])
+        let apart = Self.relativeError(try lastRow(automatic, automatic.prefillSteps(prompt.count)), expected)
+        let together = Self.relativeError(try lastRow(automatic, [prompt.count]), expected)
+        #expect(apart > 0 && apart < together / 2, "\(apart), \(together)")
+    }
+
     @Test func rewardScoresEqualTransformers() throws {
         let expected = try Expected("llama-reward", values: "scores")
         let decoder = try Self.decoder("llama-reward")

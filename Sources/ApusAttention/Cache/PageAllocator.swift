@@ -1,5 +1,4 @@
-import Synchronization
-
+import ApusSynchronization
 /// Hands out page numbers and counts who holds them; a page returns to the free list when nobody does.
 ///
 /// A page number stands for the same page in every layer. Taking and giving cost a lock and an array operation.
@@ -11,13 +10,13 @@ final class PageAllocator: Sendable {
 
     /// Pages in all.
     let capacity: Int
-    private let state: Mutex<State>
+    private let state: Locked<State>
 
     init(capacity: Int) {
         self.capacity = capacity
         // Low numbers come first: they are the ones that have been touched already.
         let free = (0..<Int32(capacity)).reversed().map { $0 }
-        state = Mutex(State(free: free, holders: Array(repeating: 0, count: capacity)))
+        state = Locked(State(free: free, holders: Array(repeating: 0, count: capacity)))
     }
 
     var freeCount: Int { state.withLock { $0.free.count } }

@@ -1,5 +1,5 @@
+import ApusSynchronization
 import ApusTensor
-import Synchronization
 
 /// Decode attention on a Hopper GPU for all layers of one format.
 ///
@@ -77,9 +77,9 @@ public final class GPUDecodeAttention: Sendable {
     private let pieces: CUDABuffer, splits: CUDABuffer, arrivals: CUDABuffer, splitCount: CUDABuffer
     private let partial: CUDABuffer, partialLogSumExp: CUDABuffer
     // The batch of the last schedule, and the maps of the addresses seen so far.
-    private let batch = Mutex<Int?>(nil)
-    private let cacheMaps = Mutex<[MapKey: (rows: CUDATensorMap, key: CUDATensorMap)]>([:])
-    private let queryMaps = Mutex<[MapKey: CUDATensorMap]>([:])
+    private let batch = Locked<Int?>(nil)
+    private let cacheMaps = Locked<[MapKey: (rows: CUDATensorMap, key: CUDATensorMap)]>([:])
+    private let queryMaps = Locked<[MapKey: CUDATensorMap]>([:])
 
     /// A percentage by which a worker's share may exceed the mean where that spares a cut, and a piece's fixed cost in KV
     /// blocks: measured.

@@ -70,8 +70,7 @@ public struct DecodeBenchmark {
             promptTime = try clock.measure {
                 for sequence in sequences {
                     var left = prompt
-                    while left > 0 {
-                        let count = min(left, DecodeSession.prefillChunk)
+                    for count in decoder.prefillSteps(prompt) {
                         left -= count
                         let tokens = (0..<count).map { _ in token() }
                         let wanted: DecoderInput.Logits = left == 0 ? .last : .none

@@ -6,9 +6,6 @@ import ApusTensor
 ///
 /// Not for use from several threads at once.
 public final class DecodeSession {
-    /// Tokens of one prefill step: long prompts run in pieces of this size, which bounds the memory of activations.
-    static let prefillChunk = 512
-
     /// The network.
     public let decoder: Decoder
     /// Tokens the session holds at most.
@@ -39,9 +36,9 @@ public final class DecodeSession {
         try cache.truncate(sequence, to: common)
         tokens.removeLast(tokens.count - common)
         var rest = prompt[common...]
-        while rest.count > Self.prefillChunk {
-            _ = try run(Array(rest.prefix(Self.prefillChunk)), .none)
-            rest = rest.dropFirst(Self.prefillChunk)
+        for step in decoder.prefillSteps(rest.count).dropLast() {
+            _ = try run(Array(rest.prefix(step)), .none)
+            rest = rest.dropFirst(step)
         }
         return (try run(Array(rest), .last), common)
     }

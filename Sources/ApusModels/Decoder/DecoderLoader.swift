@@ -1,7 +1,7 @@
+import ApusSynchronization
 import ApusAttention
 import ApusLayers
 import ApusTensor
-import Synchronization
 
 extension Decoder {
     /// Loads a decoder: checks that every weight exists, has its shape and is finite, and prepares it for the backend.
@@ -50,7 +50,7 @@ struct DecoderLoader {
     /// Scans every weight for NaN and infinities, several at a time.
     func checkFinite() throws {
         let roles = configuration.tensorRoles
-        let failure = Mutex<(index: Int, error: any Error)?>(nil)
+        let failure = Locked<(index: Int, error: any Error)?>(nil)
         backend.concurrently(roles.count) { index in
             do { _ = try checkpoint.finiteTensor(roles[index]) } catch {
                 failure.withLock { if $0 == nil || $0!.index > index { $0 = (index, error) } }

@@ -14,6 +14,9 @@ public protocol Backend: AnyObject, Sendable {
     /// - Throws: ``TensorError`` when the dtype has no product or memory runs out.
     func prepare(_ weight: Tensor) throws -> any PreparedWeight
 
+    /// The most rows of a product with weights of this dtype whose activations are not rounded; 0 when they always are.
+    func exactRows(weights: DType) -> Int
+
     /// Several products of one input: `x` [.., inputs] times each weight's transpose, plus its bias.
     /// - Returns: one tensor [.., outputs] per term.
     func linear(_ x: Tensor, _ terms: [LinearTerm]) -> [Tensor]

@@ -38,6 +38,11 @@ extension CPUBackend {
         return CPUPreparedWeight(handle: handle, weight: weight)
     }
 
+    /// See ``Backend/exactRows(weights:)``.
+    public func exactRows(weights: DType) -> Int {
+        weights.kernelType.map { Int(apus_linear_exact_tokens(kernelPrecision, $0)) } ?? Int.max
+    }
+
     /// See ``Backend/linear(_:_:)``.
     public func linear(_ x: Tensor, _ terms: [LinearTerm]) -> [Tensor] {
         let outputs = terms.map { Tensor(uninitialized: Self.shape(x, width: $0.weight.outputs)) }

@@ -1,5 +1,4 @@
-import Synchronization
-
+import ApusSynchronization
 /// Turns text into token ids and back, exactly as Hugging Face `tokenizers` does with the same `tokenizer.json`.
 ///
 /// ```swift
@@ -18,7 +17,7 @@ public final class Tokenizer: Sendable {
     private let added: [Int32: (token: AddedToken, spelling: [UInt8])]
     private let idsOfAdded: [[UInt8]: Int32]
     private let specialSpellings: Set<[UInt8]>
-    private let workspaces = Mutex<[EncodingWorkspace]>([])
+    private let workspaces = Locked<[EncodingWorkspace]>([])
 
     /// The number of tokens, added ones included.
     public let vocabularySize: Int

@@ -1,6 +1,6 @@
+import ApusSynchronization
 import ApusTensor
 import ApusText
-import Synchronization
 
 /// Tokenises blocks on all cores and writes them as shards. While a batch of blocks is tokenised, one of the workers
 /// reads the next.
@@ -144,13 +144,13 @@ private struct EncodedBlock: Sendable {
 
 /// Reads batches of blocks; one thread at a time.
 private final class BatchReader: Sendable {
-    private let stream: Mutex<PreparationStream>
-    private let skipped: Mutex<Int>
+    private let stream: Locked<PreparationStream>
+    private let skipped: Locked<Int>
     private let count: Int
 
     init(_ stream: sending PreparationStream, skipping blocks: Int, count: Int) {
-        self.stream = Mutex(stream)
-        skipped = Mutex(blocks)
+        self.stream = Locked(stream)
+        skipped = Locked(blocks)
         self.count = count
     }
 
@@ -172,10 +172,10 @@ private final class BatchReader: Sendable {
 
 /// What the workers make of a batch.
 private final class PreparationBatch: Sendable {
-    private let results: Mutex<[Result<EncodedBlock, any Error>?]>
-    private let following = Mutex<Result<[(source: Int, block: TextBlock)], any Error>?>(nil)
+    private let results: Locked<[Result<EncodedBlock, any Error>?]>
+    private let following = Locked<Result<[(source: Int, block: TextBlock)], any Error>?>(nil)
 
-    init(_ count: Int) { results = Mutex(Array(repeating: nil, count: count)) }
+    init(_ count: Int) { results = Locked(Array(repeating: nil, count: count)) }
 
     func set(_ index: Int, _ result: Result<EncodedBlock, any Error>) { results.withLock { $0[index] = result } }
     func setNext(_ result: Result<[(source: Int, block: TextBlock)], any Error>) { following.withLock { $0 = result } }

@@ -7,7 +7,7 @@
 #include "weight.h"
 
 /* From this many tokens on, bf16 weights take bf16 activations in default precision. */
-enum { BF16_ACTIVATION_TOKENS = 33 };
+enum { EXACT_BF16_TOKENS = 128 };
 
 /* Most tokens of one item of work: whole tiles and cuts, and their prepared activations fit a core's L2. */
 enum { GROUP_TOKENS = 96 };
@@ -37,10 +37,15 @@ typedef struct {
     _Atomic int failed;
 } linear_job;
 
+int64_t apus_linear_exact_tokens(apus_precision precision, apus_dtype dtype) {
+    if (precision == APUS_PRECISION_F32) return INT64_MAX;
+    return apus_is_quantised(dtype) ? 0 : dtype == APUS_BF16 ? EXACT_BF16_TOKENS : INT64_MAX;
+}
+
 static activation_use use_of(const linear_job *job, apus_precision precision, apus_dtype dtype) {
     if (apus_is_quantised(dtype) && precision == APUS_PRECISION_DEFAULT) return USE_TILES;
     if (!job->kernels->packed || job->m <= TILE_TOKENS) return USE_ROWS;
-    int narrow = dtype == APUS_BF16 && precision == APUS_PRECISION_DEFAULT && job->m >= BF16_ACTIVATION_TOKENS;
+    int narrow = job->m > apus_linear_exact_tokens(precision, dtype);
     return narrow ? USE_PACKED_BF16 : USE_PACKED_F32;
 }
 

@@ -3,7 +3,7 @@
  * Orders of summation. An element of the result of apus_linear and apus_linear_swiglu is summed in an order that depends
  * on k, the weight's dtype and the instruction set only: not on m, n, the number of threads, nor on how the work is cut. A
  * token's result is the same in any batch (batch-invariant), with one exception: in default precision bf16 weights take f32
- * activations up to 32 tokens and bf16 activations from 33 on; APUS_PRECISION_F32 lifts it. */
+ * activations up to 128 tokens and bf16 activations from 129 on; APUS_PRECISION_F32 lifts it. */
 #ifndef APUS_LINEAR_H
 #define APUS_LINEAR_H
 #include "apus_isa.h"
@@ -24,10 +24,13 @@ typedef enum {
     APUS_Q6_K
 } apus_dtype;
 
-/* How activations enter a product. DEFAULT: f32 and f16 weights take f32; bf16 weights take f32 up to 32 tokens and bf16
+/* How activations enter a product. DEFAULT: f32 and f16 weights take f32; bf16 weights take f32 up to 128 tokens and bf16
  * (relative error of a product about 2^-9) for more; quantised weights take int8 with one f32 scale per 32 elements (about
  * 4e-3). F32: activations are never rounded (below 1e-6). Sums are f32. */
 typedef enum { APUS_PRECISION_DEFAULT = 0, APUS_PRECISION_F32 = 1 } apus_precision;
+
+/* The most tokens of a linear layer whose activations enter the product as they are. */
+int64_t apus_linear_exact_tokens(apus_precision precision, apus_dtype dtype);
 
 /* A weight [n, k], row-major in its file, prepared for products. */
 typedef struct apus_weight apus_weight;

@@ -1,3 +1,4 @@
+import ApusSynchronization
 import ApusTensor
 import Foundation
 import Synchronization
@@ -114,7 +115,7 @@ private final class CountingCompiler: CUDACompiler {
             // A file where the folder should be: not writable for anyone, root too.
             let file = folder + "/file"
             try "".write(toFile: file, atomically: true, encoding: .utf8)
-            let warnings = Mutex<[String]>([])
+            let warnings = Locked<[String]>([])
             let compiler = CountingCompiler()
             let cache = CUDACubinCache(folder: file + "/kernels") { text in warnings.withLock { $0.append(text) } }
             try #expect(cache.cubin(for: source, target: "sm_90a", compiler: compiler) == expected)

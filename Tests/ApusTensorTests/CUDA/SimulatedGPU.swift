@@ -1,5 +1,5 @@
+import ApusSynchronization
 import ApusTensor
-import Synchronization
 
 /// A GPU of a given memory, without one: streams and events are vector clocks, so that a use of memory that is not ordered
 /// behind an earlier use is seen, whatever the timing would have been.
@@ -21,11 +21,11 @@ final class SimulatedGPU: CUDADeviceMemory {
     }
 
     let capacity: Int
-    private let state: Mutex<State>
+    private let state: Locked<State>
 
     init(capacity: Int, seed: UInt64) {
         self.capacity = capacity
-        state = Mutex(State(random: SplitMix(state: seed)))
+        state = Locked(State(random: SplitMix(state: seed)))
     }
 
     var violations: [String] { state.withLock { $0.violations } }

@@ -1,5 +1,5 @@
+import ApusSynchronization
 import CApusCUDA
-import Synchronization
 
 /// The driver's functions.
 typealias CUDADriverTable = UnsafePointer<apus_cuda_driver>
@@ -27,10 +27,10 @@ public final class CUDADevice: Sendable {
     let driver: CUDADriver
     // The primary context, retained for the life of the process: a constant.
     private nonisolated(unsafe) let context: apus_cuda_context
-    private let ownAllocator = Mutex<CUDAAllocator?>(nil)
-    private let ownModules = Mutex<CUDAModuleCache?>(nil)
+    private let ownAllocator = Locked<CUDAAllocator?>(nil)
+    private let ownModules = Locked<CUDAModuleCache?>(nil)
 
-    private static let opened = Mutex<[Int: CUDADevice]>([:])
+    private static let opened = Locked<[Int: CUDADevice]>([:])
 
     /// How many GPUs the driver shows. Throws ``CUDAError/library(_:)`` without a driver; zero with a driver and no GPU.
     public static func count() throws(CUDAError) -> Int {

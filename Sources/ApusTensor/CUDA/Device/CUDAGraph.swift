@@ -1,5 +1,5 @@
+import ApusSynchronization
 import CApusCUDA
-import Synchronization
 
 /// A recorded sequence of work on a stream, launched again and again with one call.
 ///
@@ -15,7 +15,7 @@ public final class CUDAGraph: Sendable {
     private nonisolated(unsafe) let executable: apus_cuda_graph_exec
     private let capture: Int
     private let keeping: [any AnyObject & Sendable]
-    private let streams = Mutex<[CUDAStream]>([])
+    private let streams = Locked<[CUDAStream]>([])
 
     /// Records what `body` queues on `stream` (and on streams that wait for its events), without running it.
     public init(

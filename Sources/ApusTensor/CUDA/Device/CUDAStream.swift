@@ -1,5 +1,5 @@
+import ApusSynchronization
 import CApusCUDA
-import Synchronization
 
 /// A queue of work on a GPU, run in order. Streams do not wait for each other, nor for the default stream.
 public final class CUDAStream: Sendable {
@@ -8,7 +8,7 @@ public final class CUDAStream: Sendable {
     // Created in init and destroyed in deinit only; the driver's functions may be called from any thread.
     nonisolated(unsafe) let handle: apus_cuda_stream
     private let isOwned: Bool
-    private let lastKernel = Mutex<String?>(nil)
+    private let lastKernel = Locked<String?>(nil)
 
     /// A new stream. `priority`: lower numbers run first; 0 is the default.
     public init(device: CUDADevice, priority: Int = 0) throws(CUDAError) {

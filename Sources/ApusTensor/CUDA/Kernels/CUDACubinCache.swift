@@ -1,5 +1,4 @@
-import Synchronization
-
+import ApusSynchronization
 #if canImport(Glibc)
 import Glibc
 #elseif canImport(Musl)
@@ -21,12 +20,12 @@ public final class CUDACubinCache: Sendable {
     /// Where entries are kept; nil for none.
     public let folder: String?
     private let warn: @Sendable (String) -> Void
-    private let warned = Mutex(false)
+    private let warned = Locked(false)
 
     private final class Slot: Sendable {
-        let cubin = Mutex<[UInt8]?>(nil)
+        let cubin = Locked<[UInt8]?>(nil)
     }
-    private let slots = Mutex<[String: Slot]>([:])
+    private let slots = Locked<[String: Slot]>([:])
 
     /// A cache in `folder`, which is made when the first entry is written. `warn` is called at most once.
     public init(folder: String?, warn: @escaping @Sendable (String) -> Void = CUDACubinCache.warnOnStandardError) {

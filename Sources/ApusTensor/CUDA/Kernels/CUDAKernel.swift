@@ -1,5 +1,5 @@
+import ApusSynchronization
 import CApusCUDA
-import Synchronization
 
 /// A value handed to a kernel, as its bytes.
 public struct CUDAArgument: Sendable {
@@ -49,8 +49,8 @@ public struct CUDAKernel: Sendable {
         // Owned by the module, whose life each kernel extends.
         nonisolated(unsafe) let handle: apus_cuda_function
         let parameterSizes: [Int]?
-        let sharedMemory = Mutex(0)
-        let largeCluster = Mutex(false)
+        let sharedMemory = Locked(0)
+        let largeCluster = Locked(false)
 
         init(handle: apus_cuda_function, parameterSizes: [Int]?) {
             self.handle = handle

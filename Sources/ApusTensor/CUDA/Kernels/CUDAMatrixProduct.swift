@@ -1,5 +1,5 @@
+import ApusSynchronization
 import CApusCUDA
-import Synchronization
 
 /// A matrix product by cuBLASLt: out[m, n] = x[m, k] weight[n, k]^T, all row-major, float32 sums. The algorithm is chosen
 /// when the product is made; running it needs no further memory than its workspace, which is why it has one stream.
@@ -11,7 +11,7 @@ public final class CUDAMatrixProduct: Sendable {
     private let algorithm: apus_cublaslt_algorithm
     // Made in init and destroyed in deinit; a handle may be used from any thread, one at a time.
     private nonisolated(unsafe) let parts: Parts
-    private let lock = Mutex(())
+    private let lock = Locked(())
 
     private struct Parts {
         let functions: UnsafePointer<apus_cublaslt>

@@ -1,5 +1,5 @@
+import ApusSynchronization
 import CApusCUDA
-import Synchronization
 
 /// The kernels that are loaded on one GPU, compiled at first use.
 public final class CUDAModuleCache: Sendable {
@@ -8,9 +8,9 @@ public final class CUDAModuleCache: Sendable {
     private let cubins: CUDACubinCache
 
     private final class Slot: Sendable {
-        let module = Mutex<CUDAModule?>(nil)
+        let module = Locked<CUDAModule?>(nil)
     }
-    private let slots = Mutex<[CUDASource: Slot]>([:])
+    private let slots = Locked<[CUDASource: Slot]>([:])
 
     /// Modules of `device`, whose machine code is kept in `cubins`.
     public init(device: CUDADevice, cubins: CUDACubinCache) {
@@ -51,7 +51,7 @@ public final class CUDAModule: Sendable {
     public let name: String
     // Created in init and unloaded in deinit only; the driver's functions may be called from any thread.
     private nonisolated(unsafe) let handle: apus_cuda_module
-    private let kernels = Mutex<[String: CUDAKernel.Function]>([:])
+    private let kernels = Locked<[String: CUDAKernel.Function]>([:])
 
     /// Loads machine code (a cubin). `name`: for messages.
     public init(cubin: [UInt8], name: String, device: CUDADevice) throws(CUDAError) {

@@ -1,5 +1,4 @@
-import Synchronization
-
+import ApusSynchronization
 /// Memory of a GPU, handed out in size classes and kept for reuse when it comes back.
 ///
 /// Reuse follows the order of streams: a block that comes back is given to the next request on the same stream at once,
@@ -45,7 +44,7 @@ public final class CUDAAllocator: Sendable {
     }
 
     private let memory: any CUDADeviceMemory
-    private let state = Mutex(CUDABlockLists())
+    private let state = Locked(CUDABlockLists())
 
     package init(memory: any CUDADeviceMemory) {
         self.memory = memory

@@ -1,5 +1,4 @@
-import Synchronization
-
+import ApusSynchronization
 /// Memory of a GPU, given back to the allocator when the last reference goes.
 ///
 /// It may go while work that uses it is still queued on its stream: the allocator reuses memory in stream order. Where
@@ -12,7 +11,7 @@ public final class CUDABuffer: Sendable {
     /// The stream in whose order the memory is reused.
     public let stream: CUDAStream
     private let block: CUDAAllocator.Block
-    private let users = Mutex<[CUDAStream]>([])
+    private let users = Locked<[CUDAStream]>([])
 
     /// Uninitialised memory for work on `stream`. Throws ``CUDAError/outOfMemory(requested:free:total:cached:inUse:)``.
     public init(byteCount: Int, stream: CUDAStream) throws {
