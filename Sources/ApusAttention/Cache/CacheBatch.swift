@@ -18,17 +18,30 @@ public final class CacheBatch: Sendable {
     private let kernelLengths: [Int64]
     private let kernelOffsets: [Int64]
 
-    init(_ requests: [(sequence: CacheSequence, tokens: Int)]) {
-        sequences = requests.map(\.sequence)
-        lengths = requests.map { $0.sequence.length + $0.tokens }
+    convenience init(_ requests: [(sequence: CacheSequence, tokens: Int)]) {
+        self.init(
+            tables: requests.map { ($0.sequence.pages, $0.sequence.length, $0.tokens) },
+            sequences: requests.map(\.sequence))
+    }
+
+    /// A step over page tables that its caller keeps: `length` tokens are in the cache, `tokens` come.
+    ///
+    /// Precondition: each table has pages of the cache for all of them, and no page that is written stands in two tables.
+    package convenience init(tables: [(pages: [Int32], length: Int, tokens: Int)]) {
+        self.init(tables: tables, sequences: [])
+    }
+
+    private init(tables: [(pages: [Int32], length: Int, tokens: Int)], sequences: [CacheSequence]) {
+        self.sequences = sequences
+        lengths = tables.map { $0.length + $0.tokens }
         var offsets = [0]
         var table: [Int32] = []
         var tableOffsets: [Int64] = []
         var positions: [Int32] = []
-        for (sequence, count) in requests {
+        for (pages, length, count) in tables {
             tableOffsets.append(Int64(table.count))
-            table += sequence.pages
-            positions += (sequence.length..<sequence.length + count).map(Int32.init)
+            table += pages
+            positions += (length..<length + count).map(Int32.init)
             offsets.append(offsets[offsets.count - 1] + count)
         }
         queryOffsets = offsets

@@ -115,6 +115,9 @@ public final class PagedCache: Sendable {
         for (sequence, length) in zip(batch.sequences, batch.lengths) { sequence.length = length }
     }
 
+    /// Copies a page of every layer, for callers that keep page tables themselves (``CacheBatch/init(tables:)``).
+    package func copyPage(_ source: Int32, to target: Int32) { memory.copy(page: source, to: target) }
+
     private func pagesFor(_ length: Int) -> Int { (length + pageSize - 1) / pageSize }
 
     /// Whether the next token falls into a page that others hold too.

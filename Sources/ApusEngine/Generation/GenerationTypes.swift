@@ -20,6 +20,15 @@ public struct GenerationStatistics: Sendable {
     public var secondsToFirstToken = 0.0
     /// Seconds from the first token to the last.
     public var generationSeconds = 0.0
+    /// Seconds in the queue; part of ``secondsToFirstToken``.
+    public var queueSeconds = 0.0
+    /// Tokens drafted by speculative decoding.
+    public var draftedTokens = 0
+    /// Drafted tokens that were accepted.
+    public var acceptedTokens = 0
+
+    /// Nothing yet.
+    public init() {}
 
     /// Prompt tokens computed per second.
     public var promptTokensPerSecond: Double {

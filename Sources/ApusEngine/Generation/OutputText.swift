@@ -8,8 +8,8 @@ struct OutputText {
     /// All text that may be shown so far.
     private(set) var text = ""
 
-    init(model: LanguageModel, stop: [String]) {
-        detokenizer = model.tokenizer.streamingDetokenizer(skipSpecialTokens: true)
+    init(model: LanguageModel, stop: [String], skipSpecialTokens: Bool = true) {
+        detokenizer = model.tokenizer.streamingDetokenizer(skipSpecialTokens: skipSpecialTokens)
         matcher = StopMatcher(stop)
     }
 

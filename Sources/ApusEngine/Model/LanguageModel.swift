@@ -14,7 +14,9 @@ public final class LanguageModel: Sendable {
     public let samplingDefaults: SamplingParameters
     let endTokens: Set<Int32>
 
-    init(
+    /// A model of its parts.
+    /// - Parameter endTokens: tokens that end an answer.
+    package init(
         decoder: Decoder, tokenizer: Tokenizer, chatTemplate: ChatTemplate?, samplingDefaults: SamplingParameters,
         endTokens: Set<Int32>
     ) {

@@ -10,6 +10,12 @@ public struct TokenLogprob: Sendable, Equatable {
     public let token: Int32
     /// Its log-probability.
     public let logprob: Double
+
+    /// A token with its log-probability.
+    public init(token: Int32, logprob: Double) {
+        self.token = token
+        self.logprob = logprob
+    }
 }
 
 /// What one draw gave.
@@ -20,6 +26,13 @@ public struct SampledToken: Sendable, Equatable {
     public let logprob: Double?
     /// The most likely tokens, most likely first, where asked for.
     public let alternatives: [TokenLogprob]
+
+    /// A token, with its log-probability and alternatives where known.
+    public init(token: Int32, logprob: Double? = nil, alternatives: [TokenLogprob] = []) {
+        self.token = token
+        self.logprob = logprob
+        self.alternatives = alternatives
+    }
 }
 
 /// Draws the tokens of one request.
@@ -35,20 +48,25 @@ public struct Sampler: Sendable {
     private var drawn = 0
 
     /// A sampler for one request whose prompt is `prompt`.
-    public init(_ parameters: SamplingParameters, prompt: [Int32] = []) throws {
+    public init(_ parameters: SamplingParameters, prompt: [Int32] = []) throws(SamplingError) {
         try parameters.validate()
         self.parameters = parameters
         random = CounterRandom(seed: parameters.seed)
         if parameters.repetitionPenalty != 1 { seen = Set(prompt) }
     }
 
-    /// Draws the next token. The logits are changed in place where penalties apply.
-    /// - Parameter logits: one number per token of the vocabulary.
+    /// Draws the next token. The logits are changed in place where penalties or a mask apply.
+    /// - Parameters:
+    ///   - logits: one number per token of the vocabulary.
+    ///   - allowed: the tokens that may be drawn, at least one; nil allows all.
     /// - Throws: ``SamplingError/notFinite(position:)``.
-    public mutating func next(_ logits: UnsafeMutableBufferPointer<Float>) throws -> SampledToken {
+    public mutating func next(
+        _ logits: UnsafeMutableBufferPointer<Float>, allowed: TokenMask? = nil
+    ) throws(SamplingError) -> SampledToken {
         let raw = try logprobBase(UnsafeBufferPointer(logits))
         let alternatives = raw.map { topAlternatives(UnsafeBufferPointer(logits), logSum: $0) } ?? []
         let unpenalised: [Int32: Float] = applyPenalties(logits)
+        allowed?.apply(to: logits)
         let token = try choose(UnsafeBufferPointer(logits))
         let logit = unpenalised[token] ?? logits[Int(token)]
         record(token)
@@ -63,7 +81,7 @@ public struct Sampler: Sendable {
     }
 
     /// The logarithm of the sum of exponentials, when log-probabilities are asked for.
-    private func logprobBase(_ logits: UnsafeBufferPointer<Float>) throws -> Double? {
+    private func logprobBase(_ logits: UnsafeBufferPointer<Float>) throws(SamplingError) -> Double? {
         guard parameters.logprobs != nil else { return nil }
         let largest = try maximum(logits).value
         var sum = 0.0
@@ -94,7 +112,7 @@ public struct Sampler: Sendable {
         return replaced
     }
 
-    private func choose(_ logits: UnsafeBufferPointer<Float>) throws -> Int32 {
+    private func choose(_ logits: UnsafeBufferPointer<Float>) throws(SamplingError) -> Int32 {
         let best = try maximum(logits)
         if parameters.temperature == 0 || parameters.topK == 1 { return best.token }
         let candidates = Candidates(logits, largest: best.value, parameters)
@@ -102,7 +120,7 @@ public struct Sampler: Sendable {
     }
 
     /// The largest logit and the first token that has it.
-    private func maximum(_ logits: UnsafeBufferPointer<Float>) throws -> (token: Int32, value: Float) {
+    private func maximum(_ logits: UnsafeBufferPointer<Float>) throws(SamplingError) -> (token: Int32, value: Float) {
         var value = -Float.infinity
         var token = -1
         var sum: Float = 0

@@ -33,8 +33,8 @@ public struct SamplingParameters: Sendable, Equatable {
 
     /// Whether every value is in its range.
     /// - Throws: ``SamplingError/parameter(name:expected:found:)`` for the first that is not.
-    public func validate() throws {
-        func check(_ holds: Bool, _ name: String, _ expected: String, _ found: Any) throws {
+    public func validate() throws(SamplingError) {
+        func check(_ holds: Bool, _ name: String, _ expected: String, _ found: Any) throws(SamplingError) {
             if !holds { throw SamplingError.parameter(name: name, expected: expected, found: "\(found)") }
         }
         try check(temperature.isFinite && temperature >= 0, "temperature", "a number >= 0", temperature)

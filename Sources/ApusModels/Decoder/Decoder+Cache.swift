@@ -12,11 +12,25 @@ extension Decoder {
     ///   - type: f32, bf16 or q8_0; by default f32 for float32 weights and bf16 otherwise.
     /// - Throws: cache errors when memory does not suffice.
     public func makeCache(tokens: Int, sequences: Int = 1, type: DType? = nil) throws -> PagedCache {
-        let geometries = try (0..<configuration.layerCount).map { try configuration.geometry(layer: $0) }
         let pages = (tokens + Self.pageSize - 1) / Self.pageSize * sequences
-        return try PagedCache(
-            geometries: geometries, layout: try CacheLayout(dtype: type ?? defaultCacheType), pageSize: Self.pageSize,
+        return try makeCache(pages: pages, pageSize: Self.pageSize, type: type)
+    }
+
+    /// A cache for this model by its pages.
+    package func makeCache(pages: Int, pageSize: Int, type: DType? = nil) throws -> PagedCache {
+        try PagedCache(
+            geometries: try geometries(), layout: try CacheLayout(dtype: type ?? defaultCacheType), pageSize: pageSize,
             pages: pages, backend: backend)
+    }
+
+    /// Bytes of a page over all layers.
+    package func cacheBytesPerPage(pageSize: Int, type: DType? = nil) throws -> Int {
+        let layout = try CacheLayout(dtype: type ?? defaultCacheType)
+        return try geometries().reduce(0) { $0 + layout.pageBytes(of: $1, pageSize: pageSize) }
+    }
+
+    private func geometries() throws -> [CacheGeometry] {
+        try (0..<configuration.layerCount).map { try configuration.geometry(layer: $0) }
     }
 
     /// The cache type that follows the file.

@@ -73,14 +73,30 @@ public final class Decoder: Sendable {
         _ inputs: [DecoderInput], cache: PagedCache, latentReading: LatentReading? = nil
     ) throws -> Tensor {
         let batch = try cache.begin(inputs.map { ($0.sequence, $0.tokens.count) })
-        let step = try makeStep(batch, cache, latentReading)
-        let x = embedding(inputs.flatMap(\.tokens))  // [T, hidden]
-        if configuration.embeddingScale != 1 { backend.scale(x, by: Float(configuration.embeddingScale)) }
-        for layer in layers { layer(x, step) }  // in place
+        let x = try hiddenStates(inputs.flatMap(\.tokens), batch: batch, cache: cache, latentReading: latentReading)
         cache.commit(batch)
         let wanted = selected(x, inputs)  // [rows, hidden]
-        return wanted.shape[0] == 0 ? Tensor(uninitialized: [0, outputWidth]) : head(finalNorm(wanted))
+        return wanted.shape[0] == 0 ? Tensor(uninitialized: [0, outputWidth]) : logits(ofHidden: wanted)
     }
+
+    /// Runs the layers over a step whose pages have been found: appends `tokens` to the cache.
+    /// - Returns: float32 [tokens, hidden], before the final norm.
+    /// - Throws: cache errors when the workspace of latent attention cannot be had.
+    package func hiddenStates(
+        _ tokens: [Int32], batch: CacheBatch, cache: PagedCache, latentReading: LatentReading? = nil
+    ) throws -> Tensor {
+        let step = try makeStep(batch, cache, latentReading)
+        let x = embedding(tokens)  // [T, hidden]
+        if configuration.embeddingScale != 1 { backend.scale(x, by: Float(configuration.embeddingScale)) }
+        for layer in layers { layer(x, step) }  // in place
+        return x
+    }
+
+    /// Logits, or a score head's scores, of hidden states [rows, hidden]: float32 [rows, ``outputWidth``].
+    package func logits(ofHidden x: Tensor) -> Tensor { head(finalNorm(x)) }
+
+    /// Hidden states [rows, hidden] after the final norm: what embeddings are made of.
+    package func normalized(_ x: Tensor) -> Tensor { finalNorm(x) }
 
     /// The rows of the hidden state whose logits are wanted.
     private func selected(_ x: Tensor, _ inputs: [DecoderInput]) -> Tensor {

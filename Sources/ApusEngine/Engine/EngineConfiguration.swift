@@ -1,0 +1,33 @@
+import ApusTensor
+
+/// Sizes and policies of an ``Engine``.
+public struct EngineConfiguration: Sendable {
+    /// Tokens of a sequence at most, prompt and output together; nil takes the model's own limit, at most 4096.
+    public var context: Int?
+    /// Tokens that the key-value cache holds over all sequences; nil takes what 1 GiB holds, at least one sequence of
+    /// ``context`` tokens and at most ``maxSequences`` of them. Memory is taken as pages are touched.
+    public var cacheTokens: Int?
+    /// Tokens of a cache page. Attention on the CPU is fastest with multiples of 64.
+    public var pageSize = 64
+    /// Type of the cache: f32, bf16, f16 or q8_0; nil follows the weights.
+    public var cacheType: DType?
+    /// Sequences that run at once; a request counts once for each of its samples.
+    public var maxSequences = 64
+    /// Tokens that one step computes at most: one of each decoding sequence, the rest of prompts. Smaller steps disturb
+    /// running streams less, larger ones compute prompts faster.
+    public var stepTokens = 512
+    /// Requests that wait at most.
+    public var maxQueuedRequests = 1024
+    /// Prompt tokens of all waiting requests at most.
+    public var maxQueuedTokens = 1 << 20
+    /// For so long a request waits before it counts as one priority level higher, so that none waits for ever.
+    public var agingInterval = Duration.seconds(60)
+    /// Whether pages of finished and running sequences are found again by prompts that begin alike.
+    public var usesPrefixCache = true
+    /// Runs the step's deliveries: events of all streams, in one call a step. By default the engine's own thread does; a
+    /// server can hand them to its event loop, which then wakes once a step.
+    public var deliver: @Sendable (_ deliveries: @escaping @Sendable () -> Void) -> Void = { $0() }
+
+    /// The defaults.
+    public init() {}
+}

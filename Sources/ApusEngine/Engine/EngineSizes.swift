@@ -1,0 +1,44 @@
+import ApusModels
+
+/// The sizes of an engine, from its configuration and model.
+struct EngineSizes {
+    let context: Int
+    let pages: Int
+
+    init(_ decoder: Decoder, _ configuration: EngineConfiguration) throws {
+        func check(_ name: String, _ found: Int, _ range: ClosedRange<Int>) throws(EngineError) {
+            guard !range.contains(found) else { return }
+            throw EngineError.outOfRange(
+                name: name, expected: "an integer from \(range.lowerBound) to \(range.upperBound)", found: found)
+        }
+        let limit = decoder.configuration.maxPositions
+        context = configuration.context ?? min(limit, 4096)
+        try check("context", context, 2...max(limit, 2))
+        try check("page size", configuration.pageSize, 1...65536)
+        try check("sequences at once", configuration.maxSequences, 1...65536)
+        try check("tokens of a step", configuration.stepTokens, configuration.maxSequences...1 << 20)
+        try check("queued requests", configuration.maxQueuedRequests, 1...Int.max)
+        try check("queued tokens", configuration.maxQueuedTokens, 1...Int.max)
+        let size = configuration.pageSize
+        let needed = (context + size - 1) / size
+        if let tokens = configuration.cacheTokens {
+            try check("tokens of the cache", tokens, context...1 << 40)
+            pages = (tokens + size - 1) / size
+        } else {
+            let bytes = try decoder.cacheBytesPerPage(pageSize: size, type: configuration.cacheType)
+            pages = max(min((1 << 30) / bytes, configuration.maxSequences * needed), needed)
+        }
+    }
+
+    /// Checks token ids that come from outside.
+    static func check(_ prompt: [Int32], context: Int, _ decoder: Decoder, generates: Bool) throws(EngineError) {
+        guard !prompt.isEmpty else { throw EngineError.prompt(.emptyPrompt) }
+        guard prompt.count + (generates ? 1 : 0) <= context else {
+            throw EngineError.prompt(.promptTooLong(tokens: prompt.count, context: context))
+        }
+        let vocabulary = decoder.configuration.vocabularySize
+        if let unknown = prompt.first(where: { $0 < 0 || Int($0) >= vocabulary }) {
+            throw EngineError.prompt(.unknownToken(Int(unknown), vocabulary: vocabulary))
+        }
+    }
+}

@@ -1,0 +1,150 @@
+import ApusAttention
+import ApusModels
+import ApusTensor
+
+/// What the engine's thread does: takes news, plans a step, computes it, draws, delivers.
+final class EngineCore {
+    let model: LanguageModel
+    let configuration: EngineConfiguration
+    let context: Int
+    let cache: PagedCache
+    let shared: Monitor<EngineShared>
+    let clock = ContinuousClock()
+    var decoder: Decoder
+    var scheduler: Scheduler
+    /// Requests that have not ended.
+    var jobs: [Int: Job] = [:]
+    /// Samples by their sequence.
+    var samples: [ObjectIdentifier: SampleRun] = [:]
+    /// Requests with events to deliver.
+    var touched: [Job] = []
+    var recorder = StepRecorder()
+
+    init(
+        _ model: LanguageModel, _ configuration: EngineConfiguration, _ sizes: EngineSizes,
+        _ shared: Monitor<EngineShared>
+    ) throws {
+        self.model = model
+        self.configuration = configuration
+        self.shared = shared
+        context = sizes.context
+        decoder = model.decoder
+        cache = try decoder.makeCache(
+            pages: sizes.pages, pageSize: configuration.pageSize, type: configuration.cacheType)
+        scheduler = Scheduler(
+            .init(
+                stepTokens: configuration.stepTokens, maxSequences: configuration.maxSequences, pages: sizes.pages,
+                pageSize: configuration.pageSize))
+        shared.withLock { $0.metrics.pages = sizes.pages }
+    }
+
+    /// Steps until the engine stops.
+    func run() {
+        while takeNews() {
+            checkDeadlines()
+            if !scheduler.isIdle { step() }
+            publish()
+        }
+        for job in jobs.values { fail(job, .shutDown) }
+        publish()
+    }
+
+    /// Takes submissions and cancellations; waits for them when there is nothing else to do.
+    /// - Returns: false when the engine stops.
+    private func takeNews() -> Bool {
+        let mayWait = jobs.isEmpty
+        let news = shared.wait { shared -> (submitted: [Job], cancelled: [Int], stops: Bool)? in
+            if mayWait && !shared.hasNews { return nil }
+            defer {
+                shared.submitted = []
+                shared.cancelled = []
+                shared.isBusy = true
+            }
+            return (shared.submitted, shared.cancelled, shared.phase == .stopped)
+        }
+        for job in news.submitted {
+            jobs[job.number] = job
+            scheduler.add(job.sequence)
+        }
+        for number in news.cancelled {
+            guard let job = jobs[number] else { continue }
+            cancel(job)
+        }
+        return !news.stops
+    }
+
+    private func checkDeadlines() {
+        guard jobs.values.contains(where: { $0.request.deadline != nil }) else { return }
+        let now = clock.now
+        for job in Array(jobs.values) {
+            if let deadline = job.request.deadline, deadline <= now { fail(job, .deadlineExceeded) }
+        }
+    }
+
+    private func step() {
+        let plan = scheduler.schedule()
+        begin(plan.admitted)
+        do { try compute(plan) } catch {
+            for entry in plan.entries {
+                if let job = jobs[entry.sequence.tag] { fail(job, .step("\(error)")) }
+            }
+            return
+        }
+        recorder.step(tokens: plan.tokens)
+    }
+
+    /// Makes the first sample of each request that leaves the queue.
+    private func begin(_ admitted: [ScheduledSequence]) {
+        let now = clock.now
+        for sequence in admitted where samples[ObjectIdentifier(sequence)] == nil {
+            guard let job = jobs[sequence.tag] else { continue }
+            job.started = now
+            recorder.left(queue: job, after: (now - job.submitted).inSeconds)
+            emit(job, .started(cachedTokens: sequence.found))
+            makeSample(job, sequence)
+        }
+    }
+
+    /// Makes a request's next sample.
+    @discardableResult func makeSample(_ job: Job, _ sequence: ScheduledSequence) -> SampleRun? {
+        do {
+            let sample = try SampleRun(
+                job: job, index: job.samples.count, sequence: sequence, model: model,
+                room: context - job.request.prompt.count)
+            sample.statistics.cachedTokens = job.sequence.found
+            sample.statistics.queueSeconds = ((job.started ?? job.submitted) - job.submitted).inSeconds
+            job.samples.append(sample)
+            samples[ObjectIdentifier(sequence)] = sample
+            return sample
+        } catch {
+            fail(job, error)
+            return nil
+        }
+    }
+
+    /// Adds an event to a request's next delivery.
+    func emit(_ job: Job, _ event: GenerationEvent) {
+        if job.events.isEmpty { touched.append(job) }
+        job.events.append(event)
+    }
+
+    private func publish() {
+        let deliveries = touched.map { job -> (Job.Receiver, [GenerationEvent], Bool) in
+            defer { job.events = [] }
+            return (job.receiver, job.events, job.hasEnded)
+        }
+        touched = []
+        let isIdle = jobs.isEmpty
+        let drained = shared.withLock { shared in
+            recorder.publish(to: &shared, scheduler)
+            guard isIdle, shared.submitted.isEmpty else { return [UnsafeContinuation<Void, Never>]() }
+            shared.isBusy = false
+            defer { shared.drained = [] }
+            return shared.drained
+        }
+        if !deliveries.isEmpty {
+            configuration.deliver { for (receiver, events, isLast) in deliveries { receiver(events, isLast) } }
+        }
+        for continuation in drained { continuation.resume() }
+    }
+}
