@@ -10,19 +10,22 @@ APUS := .build/release/apus
 LIBRARIES_STAMP := .build/libraries-skipped
 # Without testable imports, which no test uses, tests and command share one build.
 TEST_FLAGS := -c release --disable-testable-imports
+CLIENTS := .build/clients
 SOURCES := Package.swift $(shell find Sources -type f)
 
 # The text as typed: not expanded by make, and passed through the environment, not through quotes.
 override PROMPT := $(if $(value PROMPT),$(value PROMPT),Why is the sky blue?)
 export PROMPT
+PORT ?= 8000
 
 .PHONY: help run chat train compare build model libraries test lint swift-test script-test command-test sanitize fuzz bench clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-run: build  ## answer a prompt with the embedded model: make run PROMPT="..."
-	@model=$$($(PYTHON) Scripts/fetch_model.py) && exec $(APUS) generate "$$model" -- "$$PROMPT"
+run: build  ## serve the embedded model, ask it over the API, and go on serving: make run PROMPT="..." PORT=8000
+	@model=$$($(PYTHON) Scripts/fetch_model.py) && \
+	    exec $(APUS) serve "$$model" --port $(PORT) --log-level warning --ask "$$PROMPT"
 
 chat: build  ## talk with the embedded model
 	@model=$$($(PYTHON) Scripts/fetch_model.py) && exec $(APUS) chat "$$model"
@@ -61,8 +64,15 @@ script-test:  ## check and test the scripts
 	shellcheck Scripts/*.sh Fuzz/*.sh .ci/run
 	$(PYTHON) -m unittest discover -s Tests/Scripts -v
 
-command-test: build  ## build and run the tests of the command line
-	model=$$($(PYTHON) Scripts/fetch_model.py) && APUS_TEST_MODEL="$$model" $(PYTHON) -m unittest discover -s Tests/Commands -v
+command-test: build $(CLIENTS)  ## build and run the tests of the command line
+	model=$$($(PYTHON) Scripts/fetch_model.py) && APUS_TEST_MODEL="$$model" PYTHONPATH="$(CLIENTS)" \
+	    $(PYTHON) -m unittest discover -s Tests/Commands -v
+
+# The clients that the server is tested with, apart from the system's packages.
+$(CLIENTS): Tests/Commands/requirements.txt
+	@rm -rf $@
+	@$(PYTHON) -m pip install -q --disable-pip-version-check --root-user-action ignore --target $@ -r $< 2>/dev/null
+	@touch $@
 
 swift-test:  ## build and run the Swift tests for release
 	@Scripts/system_libraries.sh $(LIBRARIES_STAMP)

@@ -10,13 +10,19 @@ let package = Package(
             name: "Apus",
             targets: [
                 "ApusTensor", "ApusLayers", "ApusAttention", "ApusText", "ApusModels", "ApusTraining", "ApusEngine",
-                "ApusPlanning",
+                "ApusPlanning", "ApusServer",
             ]),
         .library(name: "apus_attention", type: .dynamic, targets: ["ApusAttentionC"]),
     ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
         .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
+        .package(url: "https://github.com/apple/swift-nio", from: "2.101.2"),
+        .package(url: "https://github.com/apple/swift-http-types", from: "1.8.0"),
+        .package(url: "https://github.com/apple/swift-nio-extras", from: "1.35.2"),
+        .package(url: "https://github.com/apple/swift-nio-ssl", from: "2.37.6"),
+        .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
+        .package(url: "https://github.com/hummingbird-project/hummingbird", from: "2.28.1"),
         .package(url: "https://github.com/jpsim/Yams", from: "6.2.2"),
     ],
     targets: [
@@ -44,10 +50,28 @@ let package = Package(
         .target(
             name: "ApusEngine", dependencies: ["ApusSynchronization", "ApusModels", "ApusAttention", "ApusText"]),
         .target(name: "ApusPlanning", dependencies: ["ApusAttention"]),
+        .target(
+            name: "ApusServer",
+            dependencies: [
+                "ApusEngine", "ApusModels", "ApusText", "ApusTensor",
+                .product(name: "Hummingbird", package: "hummingbird"),
+                .product(name: "HummingbirdCore", package: "hummingbird"),
+                .product(name: "HummingbirdTLS", package: "hummingbird"),
+                .product(name: "Logging", package: "swift-log"),
+                .product(name: "NIOCore", package: "swift-nio"),
+                .product(name: "NIOPosix", package: "swift-nio"),
+                .product(name: "NIOHTTP1", package: "swift-nio"),
+                .product(name: "NIOSSL", package: "swift-nio-ssl"),
+                .product(name: "NIOHTTPTypes", package: "swift-nio-extras"),
+                .product(name: "HTTPTypes", package: "swift-http-types"),
+                .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
+                .product(name: "UnixSignals", package: "swift-service-lifecycle"),
+            ],
+            resources: [.embedInCode("Resources")]),
         .executableTarget(
             name: "apus",
             dependencies: [
-                "ApusEngine", "ApusTraining", "ApusModels", "ApusText", "ApusAttention", "ApusPlanning",
+                "ApusServer", "ApusEngine", "ApusTraining", "ApusModels", "ApusText", "ApusAttention", "ApusPlanning",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
             ]),

@@ -13,6 +13,7 @@ struct Apus: AsyncParsableCommand {
         subcommands: [
             Generate.self,
             Chat.self,
+            Serve.self,
             DataCommand.self,
             Tokenize.self,
             Logits.self,

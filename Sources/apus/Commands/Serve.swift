@@ -1,0 +1,70 @@
+import ApusEngine
+import ApusServer
+import ArgumentParser
+import Logging
+
+#if canImport(Glibc)
+import Glibc
+#elseif canImport(Musl)
+import Musl
+#endif
+
+extension StructuredLogHandler.Format: ExpressibleByArgument {}
+extension Logger.Level: @retroactive ExpressibleByArgument {}
+
+/// `apus serve`: an OpenAI-compatible server.
+struct Serve: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Serve a model over an OpenAI-compatible HTTP API.",
+        discussion: """
+            Answers /v1/models, /v1/completions, /v1/chat/completions, /v1/embeddings, /v1/score, /tokenize, /detokenize, \
+            /health, /ready, /version, /metrics (Prometheus), /openapi.json, and has a page to chat at /.
+
+            SIGTERM and SIGINT stop it gracefully: new requests are refused, running ones get --drain-timeout to finish. A \
+            second signal ends it at once.
+
+            EXAMPLES:
+              apus serve SmolLM2.gguf
+              apus serve ./Qwen3-0.6B --host 0.0.0.0 --port 8080 --api-key-file keys.txt --tls-certificate c.pem --tls-key k.pem
+              APUS_API_KEYS=one,two apus serve model.gguf --name my-model --cors-origin https://chat.example
+            """)
+
+    @OptionGroup var model: ModelOptions
+    @OptionGroup(title: "Server") var server: ServerOptions
+    @OptionGroup(title: "Engine") var engine: EngineOptions
+    @Option(help: "Ask this over the API once the server runs, and print the answer; without a terminal, end after it.")
+    var ask: String?
+
+    func run() async throws {
+        let languageModel = try model.load()
+        let loop = APIServer.makeEventLoop()
+        var sizes = engine.configuration(cacheType: try model.cacheDType())
+        sizes.deliver = APIServer.delivery(on: loop)
+        let engine = try Engine(languageModel, sizes)
+        let configuration = try server.configuration(model: model.model)
+        let logger = server.logger()
+        let scheme = configuration.tls == nil ? "http" : "https"
+        try await APIServer(engine: engine, configuration: configuration, logger: logger).run(on: loop) { port in
+            let address = "\(scheme)://\(configuration.host):\(port)"
+            try? Terminal.out("serving \(configuration.modelNames[0]) at \(address)\n")
+            guard let ask else { return }
+            // Away from the event loop, which answers.
+            Task.detached { Self.ask(ask, APIQuestion(port: port, key: configuration.apiKeys.first), address) }
+        }
+    }
+
+    private static func ask(_ text: String, _ question: APIQuestion, _ address: String) {
+        do {
+            try Terminal.out("\n> \(text)\n")
+            let figures = try question.ask(text) { try Terminal.out($0) }
+            let rate = figures.seconds > 0 ? Double(figures.tokens - 1) / figures.seconds : 0
+            try Terminal.out(
+                "\n\n\(figures.tokens) tokens, \(fixed(rate, 1)) tokens/s, first token after "
+                    + "\(fixed(figures.secondsToFirst, 3)) s\n")
+            if Terminal.inputIsTerminal { try Terminal.out("chat with it at \(address)/; Ctrl-C ends\n") }
+        } catch {
+            Terminal.error("error: \(error)\n")
+        }
+        if !Terminal.inputIsTerminal { kill(getpid(), SIGTERM) }
+    }
+}

@@ -1,0 +1,42 @@
+import ApusEngine
+import ApusTensor
+import ArgumentParser
+
+/// Flags of every command that runs an ``Engine``.
+struct EngineOptions: ParsableArguments {
+    @Option(help: "Tokens of a sequence at most; the model's limit, at most 4096, by default.") var context: Int?
+    @Option(help: "Tokens that the key-value cache holds over all sequences; by default what 1 GiB holds.")
+    var cacheTokens: Int?
+    @Option(help: "Tokens of a cache page.") var pageSize = 64
+    @Option(help: "Sequences that run at once.") var maxSequences = 64
+    @Option(help: "Tokens that one step computes at most.") var stepTokens = 512
+    @Option(help: "Requests that wait at most; further ones get 503.") var maxQueuedRequests = 1024
+    @Option(help: "Prompt tokens of all waiting requests at most.") var maxQueuedTokens = 1 << 20
+    @Flag(help: "Compute every prompt anew instead of finding the beginnings of earlier ones.")
+    var noPrefixCache = false
+
+    func validate() throws {
+        for (name, value) in [
+            ("context", context ?? 2), ("cache-tokens", cacheTokens ?? 1), ("page-size", pageSize),
+            ("max-sequences", maxSequences), ("step-tokens", stepTokens), ("max-queued-requests", maxQueuedRequests),
+            ("max-queued-tokens", maxQueuedTokens),
+        ] where !(1...1 << 40).contains(value) {
+            throw ValidationError("--\(name): expected an integer from 1 to 2^40, found \(value)")
+        }
+    }
+
+    /// The engine's configuration.
+    func configuration(cacheType: DType?) -> EngineConfiguration {
+        var result = EngineConfiguration()
+        result.context = context
+        result.cacheTokens = cacheTokens
+        result.pageSize = pageSize
+        result.cacheType = cacheType
+        result.maxSequences = maxSequences
+        result.stepTokens = stepTokens
+        result.maxQueuedRequests = maxQueuedRequests
+        result.maxQueuedTokens = maxQueuedTokens
+        result.usesPrefixCache = !noPrefixCache
+        return result
+    }
+}
