@@ -10,7 +10,7 @@ let package = Package(
             name: "Apus",
             targets: [
                 "ApusTensor", "ApusLayers", "ApusAttention", "ApusText", "ApusModels", "ApusTraining", "ApusEngine",
-                "ApusPlanning", "ApusServer",
+                "ApusTeaching", "ApusPlanning", "ApusServer",
             ]),
         .library(name: "apus_attention", type: .dynamic, targets: ["ApusAttentionC"]),
     ],
@@ -41,15 +41,22 @@ let package = Package(
         .target(
             name: "ApusModels",
             dependencies: ["ApusSynchronization", "ApusTensor", "ApusLayers", "ApusAttention", "ApusText"]),
+        .target(name: "ApusReport"),
         .target(
             name: "ApusTraining",
             dependencies: [
-                "ApusSynchronization", "ApusModels", "ApusText", "ApusLayers", "ApusAttention", "ApusTensor",
+                "ApusReport", "ApusSynchronization", "ApusModels", "ApusText", "ApusLayers", "ApusAttention",
+                "ApusTensor",
                 .product(name: "Yams", package: "Yams"),
             ]),
         .target(
             name: "ApusEngine", dependencies: ["ApusSynchronization", "ApusModels", "ApusAttention", "ApusText"]),
         .target(name: "ApusPlanning", dependencies: ["ApusAttention"]),
+        .target(
+            name: "ApusTeaching",
+            dependencies: [
+                "ApusReport", "ApusTensor", "ApusText", "ApusAttention", "ApusModels", "ApusTraining", "ApusEngine",
+            ]),
         .target(
             name: "ApusServer",
             dependencies: [
@@ -71,7 +78,8 @@ let package = Package(
         .executableTarget(
             name: "apus",
             dependencies: [
-                "ApusServer", "ApusEngine", "ApusTraining", "ApusModels", "ApusText", "ApusAttention", "ApusPlanning",
+                "ApusServer", "ApusTeaching", "ApusEngine", "ApusTraining", "ApusModels", "ApusText", "ApusAttention",
+                "ApusPlanning",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
             ]),
@@ -80,6 +88,7 @@ let package = Package(
         .testTarget(name: "ApusTextTests", dependencies: ["ApusText"]),
         .testTarget(name: "ApusModelsTests", dependencies: ["ApusModels", "ApusEngine"]),
         .testTarget(name: "ApusTrainingTests", dependencies: ["ApusTraining"]),
+        .testTarget(name: "ApusTeachingTests", dependencies: ["ApusTeaching"]),
         .testTarget(name: "ApusEngineTests", dependencies: ["ApusEngine"]),
     ],
     swiftLanguageModes: [.v6]

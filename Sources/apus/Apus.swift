@@ -24,6 +24,7 @@ struct Apus: AsyncParsableCommand {
             Plan.self,
             Train.self,
             Compare.self,
+            Reward.self,
             Bench.self,
             Check.self,
             Doctor.self,

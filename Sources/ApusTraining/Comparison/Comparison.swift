@@ -1,3 +1,4 @@
+import ApusReport
 import ApusModels
 import ApusTensor
 import ApusText

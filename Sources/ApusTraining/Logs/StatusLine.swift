@@ -1,3 +1,5 @@
+import ApusReport
+
 /// How far a run is, as one line: step, loss, learning rate, tokens a second, share of the peak, time left. On a
 /// terminal the line is written over; elsewhere each is a line of its own.
 ///

@@ -1,3 +1,5 @@
+import ApusReport
+
 extension ComparisonReport {
     private static let chartSize = (width: 540.0, height: 330.0)
 
@@ -129,7 +131,7 @@ extension ComparisonReport {
             rest /= base
             unit += 1
         }
-        let decimals = (0...2).first { abs(rest - ComparisonMath.rounded(rest, $0)) < 0.005 } ?? 2
+        let decimals = (0...2).first { abs(rest - ReportMath.rounded(rest, $0)) < 0.005 } ?? 2
         return NumberText.fixed(rest, decimals) + units[unit]
     }
 }

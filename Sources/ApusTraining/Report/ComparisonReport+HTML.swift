@@ -1,42 +1,32 @@
+import ApusReport
+
 extension ComparisonReport {
     /// The report as one page without scripts or outside files; it follows the reader's choice of light or dark.
     public var html: String {
-        """
-        <!DOCTYPE html>
-        <html lang="en">
-        <head>
-        <meta charset="utf-8">
-        <meta name="viewport" content="width=device-width, initial-scale=1">
-        <title>\(HTMLText.escaped(title))</title>
-        <style>\(Self.style)</style>
-        </head>
-        <body>
-        <main>
-        <h1>\(HTMLText.escaped(title))</h1>
-        \(settingList)
-        <p class="reading">\(HTMLText.escaped(reading))</p>
-        <h2>Result</h2>
-        \(table)
-        <p class="note">Mean and standard deviation over seeds. Perplexity is exp of the loss on held-out text. Cache: \
-        bytes that one token leaves in the caches of all layers on one device, at \
-        \(NumberText.fixed(bytesPerElement, bytesPerElement.rounded() == bytesPerElement ? 0 : 2)) bytes an element and \
-        tensor parallelism (TP) over 1 to 8 devices; a dash where the heads cannot be divided.</p>
-        <h2>Perplexity against cache</h2>
-        <div class="grid">
-        \(possibleRanks.map { figure("TP \($0)", cacheChart(ranks: $0)) }.joined())</div>
-        <p class="note">Points are means over seeds, whiskers reach from the lowest to the highest. Lower and further \
-        left is better.</p>
-        <h2>Curves</h2>
-        <div class="grid">
-        \(figure("Validation loss", lossChart("validation", \.validation)))\
-        \(figure("Validation loss less that of \(variants.first?.name ?? "the first variant")", differenceChart()))\
-        \(figure("Training loss, smoothed", lossChart("training", \.training, smoothing: 5)))</div>
-        <p class="note">Means over seeds. The first, steep part of the curves is above the frame.</p>
-        </main>
-        </body>
-        </html>
-
-        """
+        HTMLPage(
+            title: title,
+            body: """
+                \(HTMLPage.settings(setting))
+                <p class="reading">\(HTMLText.escaped(reading))</p>
+                <h2>Result</h2>
+                \(table)
+                <p class="note">Mean and standard deviation over seeds. Perplexity is exp of the loss on held-out text. Cache: \
+                bytes that one token leaves in the caches of all layers on one device, at \
+                \(NumberText.fixed(bytesPerElement, bytesPerElement.rounded() == bytesPerElement ? 0 : 2)) bytes an element and \
+                tensor parallelism (TP) over 1 to 8 devices; a dash where the heads cannot be divided.</p>
+                <h2>Perplexity against cache</h2>
+                <div class="grid">
+                \(possibleRanks.map { HTMLPage.figure("TP \($0)", cacheChart(ranks: $0)) }.joined())</div>
+                <p class="note">Points are means over seeds, whiskers reach from the lowest to the highest. Lower and further \
+                left is better.</p>
+                <h2>Curves</h2>
+                <div class="grid">
+                \(HTMLPage.figure("Validation loss", lossChart("validation", \.validation)))\
+                \(HTMLPage.figure("Validation loss less that of \(variants.first?.name ?? "the first variant")", differenceChart()))\
+                \(HTMLPage.figure("Training loss, smoothed", lossChart("training", \.training, smoothing: 5)))</div>
+                <p class="note">Means over seeds. The first, steep part of the curves is above the frame.</p>
+                """
+        ).html
     }
 
     /// What the figures allow one to say: the differences beside the spread between seeds.
@@ -64,17 +54,6 @@ extension ComparisonReport {
             + (difference < 2 * error
                 ? "So no difference between variants stands out from chance."
                 : "Differences below about \(NumberText.fixed(2 * error, 4)) nats, two standard errors, may be chance.")
-    }
-
-    private var settingList: String {
-        let items = setting.map {
-            "<div><dt>\(HTMLText.escaped($0.name))</dt><dd>\(HTMLText.escaped($0.value))</dd></div>\n"
-        }
-        return "<dl>\n\(items.joined())</dl>"
-    }
-
-    private func figure(_ caption: String, _ chart: String) -> String {
-        "<figure><figcaption>\(HTMLText.escaped(caption))</figcaption>\n\(chart)</figure>\n"
     }
 
     private var table: String {

@@ -1,3 +1,4 @@
+import ApusReport
 import ApusAttention
 
 /// A comparison of training runs: attention variants on the same data, perhaps with several seeds each.
@@ -97,7 +98,7 @@ public struct ComparisonReport: Sendable {
         var losses: [Double] { runs.compactMap { $0.validation.last?.loss } }
         var loss: Statistics? { Statistics(losses) }
         var perplexity: Statistics? {
-            Statistics(losses.map { ComparisonMath.exponential($0) })
+            Statistics(losses.map { ReportMath.exponential($0) })
         }
 
         /// Bytes that a token leaves in the cache of all layers of one device; nil where the ranks do not divide it.

@@ -1,7 +1,53 @@
-extension ComparisonReport {
+/// A page without scripts or outside files that follows the reader's choice of light or dark.
+package struct HTMLPage {
+    /// The title, also the heading.
+    package var title: String
+    /// What stands below the heading, as HTML.
+    package var body: String
+
+    package init(title: String, body: String) {
+        self.title = title
+        self.body = body
+    }
+
+    /// The page as text.
+    package var html: String {
+        """
+        <!DOCTYPE html>
+        <html lang="en">
+        <head>
+        <meta charset="utf-8">
+        <meta name="viewport" content="width=device-width, initial-scale=1">
+        <title>\(HTMLText.escaped(title))</title>
+        <style>\(Self.style)</style>
+        </head>
+        <body>
+        <main>
+        <h1>\(HTMLText.escaped(title))</h1>
+        \(body)
+        </main>
+        </body>
+        </html>
+
+        """
+    }
+
+    /// A chart with its caption.
+    package static func figure(_ caption: String, _ chart: String) -> String {
+        "<figure><figcaption>\(HTMLText.escaped(caption))</figcaption>\n\(chart)</figure>\n"
+    }
+
+    /// Names and values in a row.
+    package static func settings(_ items: [(name: String, value: String)]) -> String {
+        let lines = items.map {
+            "<div><dt>\(HTMLText.escaped($0.name))</dt><dd>\(HTMLText.escaped($0.value))</dd></div>\n"
+        }
+        return "<dl>\n\(lines.joined())</dl>"
+    }
+
     /// The style sheet. The colours of the first seven are those of Okabe and Ito, which most eyes tell apart, lighter on
     /// dark pages.
-    static let style = """
+    private static let style = """
 
         :root { color-scheme: light dark; --page: #fcfcfb; --panel: #ffffff; --ink: #1b1d21; --soft: #5f656e;
           --rule: #e3e5e8; --c0: #4d535c; --c1: #0072b2; --c2: #d55e00; --c3: #009e73; --c4: #b2518c; --c5: #c48a00;
@@ -43,6 +89,8 @@ extension ComparisonReport {
         .curve { fill: none; stroke: var(--c); stroke-width: 1.8; stroke-linejoin: round; }
         .whisker { stroke: var(--c); stroke-width: 1.4; }
         .mark { fill: var(--c); stroke: var(--panel); stroke-width: 1.2; }
+        summary { cursor: pointer; padding: 6px 0; white-space: pre-wrap; }
+        th.output { font-weight: 400; white-space: pre-wrap; min-width: 360px; }
         @media print { body { background: #fff; } figure { break-inside: avoid; } }
 
         """

@@ -1,7 +1,7 @@
 /// Numbers as people read them.
-enum NumberText {
+package enum NumberText {
     /// With a fixed number of decimals.
-    static func fixed(_ value: Double, _ decimals: Int) -> String {
+    package static func fixed(_ value: Double, _ decimals: Int) -> String {
         guard value.isFinite, abs(value) < 1e15 else { return "\(value)" }
         let scale = (0..<decimals).reduce(1.0) { scale, _ in scale * 10 }
         let digits = String(Int64((abs(value) * scale).rounded()))
@@ -11,7 +11,7 @@ enum NumberText {
     }
 
     /// An integer in groups of three digits: 1,234,567.
-    static func grouped(_ value: Int) -> String {
+    package static func grouped(_ value: Int) -> String {
         let digits = Array(String(value.magnitude))
         let text = digits.indices.map { (index: Int) -> String in
             (index > 0 && (digits.count - index) % 3 == 0 ? "," : "") + String(digits[index])
@@ -20,7 +20,7 @@ enum NumberText {
     }
 
     /// Two significant digits and a power of ten: 3.0e-4.
-    static func scientific(_ value: Double) -> String {
+    package static func scientific(_ value: Double) -> String {
         guard value.isFinite, value != 0 else { return "\(value)" }
         var mantissa = abs(value)
         var exponent = 0
@@ -36,7 +36,7 @@ enum NumberText {
     }
 
     /// A time: 42 s, 3:07 min, 2:05:00 h.
-    static func duration(_ seconds: Double) -> String {
+    package static func duration(_ seconds: Double) -> String {
         guard seconds.isFinite, seconds < 1e9 else { return "?" }
         let whole = Int(seconds.rounded(.up))
         func two(_ number: Int) -> String { number < 10 ? "0\(number)" : "\(number)" }

@@ -1,23 +1,25 @@
 /// A chart's frame: grid, ticks, axis names, and a plot area for marks.
-struct Chart {
-    var canvas: SVGCanvas
-    let x: Axis
-    let y: Axis
-    let clip: String
+package struct Chart {
+    package var canvas: SVGCanvas
+    package let x: Axis
+    package let y: Axis
+    package let clip: String
 
     /// What surrounds the plot area.
-    struct Margins {
-        var left = 58.0
-        var right = 76.0
-        var top = 14.0
-        var bottom = 46.0
+    package struct Margins {
+        package var left = 58.0
+        package var right = 76.0
+        package var top = 14.0
+        package var bottom = 46.0
+
+        package init() {}
     }
 
     /// Draws the frame.
     /// - Parameters:
     ///   - name: unique in the page.
     ///   - x: makes the axis between two places of the canvas; likewise `y`.
-    init(
+    package init(
         name: String, width: Double, height: Double, margins: Margins = Margins(), xName: String, yName: String,
         x: (Double, Double) -> Axis, y: (Double, Double) -> Axis, xTick: (Double) -> String
     ) {
@@ -32,7 +34,8 @@ struct Chart {
         let decimals = Axis.decimals(yTicks)
         for tick in yTicks {
             canvas.line(left, self.y(tick), right, self.y(tick), "grid")
-            canvas.text(left - 8, self.y(tick) + 4, NumberText.fixed(tick, decimals), "tick", .end)
+            let text = self.y.scale == .linear ? NumberText.fixed(tick, decimals) : NumberText.scientific(tick)
+            canvas.text(left - 8, self.y(tick) + 4, text, "tick", .end)
         }
         for tick in self.x.ticks(5) {
             canvas.line(self.x(tick), bottom, self.x(tick), bottom + 4, "axis")
@@ -44,16 +47,24 @@ struct Chart {
     }
 
     /// A mark's name.
-    struct Label {
-        var x: Double
-        var y: Double
-        var text: String
-        var style: String
-        var anchor = SVGCanvas.Anchor.start
+    package struct Label {
+        package var x: Double
+        package var y: Double
+        package var text: String
+        package var style: String
+        package var anchor = SVGCanvas.Anchor.start
+
+        package init(x: Double, y: Double, text: String, style: String, anchor: SVGCanvas.Anchor = .start) {
+            self.x = x
+            self.y = y
+            self.text = text
+            self.style = style
+            self.anchor = anchor
+        }
     }
 
     /// Writes names beside their marks, moved up or down where they would overlap.
-    mutating func label(_ labels: [Label], spacing: Double = 14) {
+    package mutating func label(_ labels: [Label], spacing: Double = 14) {
         var placed: [Label] = []
         for var label in labels.sorted(by: { $0.y < $1.y }) {
             // Only names that share columns can overlap.

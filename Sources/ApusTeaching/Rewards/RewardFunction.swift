@@ -1,0 +1,85 @@
+/// What gives outputs a number: a reward model, a verifier, a sum of others.
+public protocol RewardFunction: Sendable {
+    /// For tables and messages.
+    var name: String { get }
+
+    /// Rewards of outputs of one prompt, in order.
+    /// - Throws: what went wrong; the caller names the prompt.
+    func rewards(of outputs: [String], prompt: RewardPrompt) throws -> [Double]
+}
+
+extension RewardFunction {
+    /// As ``rewards(of:prompt:)``, and each of them is a finite number.
+    /// - Throws: ``RewardError`` that names the prompt by its index.
+    public func checkedRewards(of outputs: [String], prompt: RewardPrompt, index: Int) throws -> [Double] {
+        let values: [Double]
+        do {
+            values = try rewards(of: outputs, prompt: prompt)
+        } catch {
+            throw RewardError.failed(reward: name, prompt: index, problem: "\(error)")
+        }
+        guard values.count == outputs.count else {
+            throw RewardError.failed(
+                reward: name, prompt: index, problem: "expected \(outputs.count) rewards, found \(values.count)")
+        }
+        if let output = values.firstIndex(where: { !$0.isFinite }) {
+            throw RewardError.notFinite(reward: name, prompt: index, output: output, found: values[output])
+        }
+        return values
+    }
+}
+
+/// A reward that cannot be had.
+public enum RewardError: Error, CustomStringConvertible {
+    /// The reward of an output is NaN or infinite.
+    case notFinite(reward: String, prompt: Int, output: Int, found: Double)
+    /// The reward function threw.
+    case failed(reward: String, prompt: Int, problem: String)
+    /// A model that gives no single score.
+    case notARewardModel(path: String, found: String)
+    /// A conversation longer than the model reads.
+    case tooLong(tokens: Int, limit: Int)
+    /// A pattern that is none.
+    case pattern(String, problem: String)
+    /// A verifier needs an answer that the prompt lacks.
+    case noAnswer(verifier: String)
+
+    /// One sentence for people.
+    public var description: String {
+        switch self {
+        case .notFinite(let reward, let prompt, let output, let found):
+            "\(reward): expected a finite reward, found \(found) for output \(output) of prompt \(prompt)"
+        case .failed(let reward, let prompt, let problem): "\(reward), prompt \(prompt): \(problem)"
+        case .notARewardModel(let path, let found):
+            "\(path): expected a model with a score head of one label, found \(found)"
+        case .tooLong(let tokens, let limit):
+            "the conversation has \(tokens) tokens, and the reward model reads \(limit) at most"
+        case .pattern(let pattern, let problem): "expected a regular expression, found \(pattern): \(problem)"
+        case .noAnswer(let verifier): "\(verifier): the prompt has no answer to compare with"
+        }
+    }
+}
+
+/// A weighted sum of other rewards.
+public struct WeightedReward: RewardFunction {
+    /// See ``RewardFunction/name``.
+    public let name: String
+    private let parts: [(weight: Double, reward: any RewardFunction)]
+
+    /// The sum of each reward times its weight.
+    public init(_ parts: [(weight: Double, reward: any RewardFunction)], name: String? = nil) {
+        self.parts = parts
+        self.name = name ?? parts.map { "\($0.weight) \($0.reward.name)" }.joined(separator: " + ")
+    }
+
+    /// See ``RewardFunction/rewards(of:prompt:)``.
+    public func rewards(of outputs: [String], prompt: RewardPrompt) throws -> [Double] {
+        var sums = [Double](repeating: 0, count: outputs.count)
+        for part in parts {
+            for (index, value) in try part.reward.rewards(of: outputs, prompt: prompt).enumerated() {
+                sums[index] += part.weight * value
+            }
+        }
+        return sums
+    }
+}

@@ -1,0 +1,123 @@
+import ApusEngine
+import ApusText
+
+/// Draws a policy's outputs with the engine, all prompts in one continuous batch.
+public struct PolicySampler: Sendable {
+    /// The policy behind its engine.
+    public let engine: Engine
+    /// For the store and messages: the policy's path.
+    public let name: String
+    /// How outputs are drawn.
+    public let plan: SamplingPlan
+
+    /// Requests that are under way at once: enough to fill the batch while others wait.
+    private static let openRequests = 64
+
+    /// A sampler over an engine.
+    public init(engine: Engine, name: String, plan: SamplingPlan) {
+        self.engine = engine
+        self.name = name
+        self.plan = plan
+    }
+
+    /// The tokens a policy reads for a prompt: through its chat template, or text as it stands where it has none.
+    public static func tokens(_ prompt: RewardPrompt, _ model: LanguageModel) throws -> [Int32] {
+        if model.chatTemplate != nil { return try model.chatTokens(prompt.messages) }
+        guard case .text(let text) = prompt.content else { throw ModelError.noChatTemplate }
+        return try model.promptTokens(text, raw: true)
+    }
+
+    /// Draws outputs of all prompts.
+    /// - Parameters:
+    ///   - store: a file that keeps them, prompt by prompt; what it holds already is not drawn again.
+    ///   - progress: called with prompts done and prompts in all.
+    /// - Throws: ``OutputStoreError``, ``PolicySamplingError``, `GenerationError`.
+    public func outputs(
+        of prompts: [RewardPrompt], store path: String? = nil, progress: (Int, Int) -> Void = { _, _ in }
+    ) async throws -> PolicyOutputs {
+        let tokens = try prompts.map { try Self.tokens($0, engine.model) }
+        let store = try path.map { try OutputStore(path: $0, setting: setting(tokens)) }
+        var outputs = store?.outputs ?? [:]
+        let missing = prompts.indices.filter { outputs[$0] == nil }
+        var result = PolicyOutputs(outputs: [])
+        let start = ContinuousClock.now
+        try await withThrowingTaskGroup(of: (Int, [PolicyOutputs.Output]).self) { group in
+            var next = missing.makeIterator()
+            func add() {
+                guard let prompt = next.next() else { return }
+                group.addTask { (prompt, try await draw(prompt, tokens[prompt])) }
+            }
+            for _ in 0..<Self.openRequests { add() }
+            while let (prompt, drawn) = try await group.next() {
+                outputs[prompt] = drawn
+                try store?.append(prompt: prompt, drawn)
+                result.drawnTokens += drawn.reduce(0) { $0 + $1.tokens }
+                progress(outputs.count, prompts.count)
+                add()
+            }
+        }
+        result.seconds = (ContinuousClock.now - start).inSeconds
+        result.outputs = prompts.indices.map { outputs[$0]! }
+        return result
+    }
+
+    /// What outputs depend on.
+    private func setting(_ tokens: [[Int32]]) -> JSONObject {
+        // FNV-1a over all tokens: other prompts, or another template, are other outputs.
+        var digest: UInt64 = 0xcbf2_9ce4_8422_2325
+        for prompt in tokens {
+            for token in prompt + [-1] {
+                digest = (digest ^ UInt64(bitPattern: Int64(token))) &* 0x0000_0100_0000_01b3
+            }
+        }
+        return [
+            "policy": .string(name), "prompts": .string(String(digest, radix: 16)),
+            "outputsPerPrompt": .integer(Int64(plan.outputs)), "temperature": .double(plan.temperature),
+            "topP": .double(plan.topP), "maxTokens": .integer(Int64(plan.maxTokens)),
+            "seed": .string(String(plan.seed)),
+        ]
+    }
+
+    private func draw(_ prompt: Int, _ tokens: [Int32]) async throws -> [PolicyOutputs.Output] {
+        var sampling = SamplingParameters()
+        sampling.temperature = plan.temperature
+        sampling.topP = plan.topP
+        sampling.maxTokens = plan.maxTokens
+        // Samples of one prompt take consecutive seeds.
+        sampling.seed = plan.seed &+ UInt64(prompt) &* 1_000_003
+        let stream = try engine.submit(
+            GenerationRequest(id: "prompt \(prompt)", prompt: tokens, sampling: sampling, samples: plan.outputs))
+        var outputs = [PolicyOutputs.Output](
+            repeating: PolicyOutputs.Output(text: "", tokens: 0, isComplete: false), count: plan.outputs)
+        var finished = 0
+        for await event in stream {
+            switch event {
+            case .started, .promptLogprobs: break
+            case .piece(let index, let piece):
+                outputs[index].text += piece.text
+                outputs[index].tokens += piece.tokens.count
+            case .finished(let index, let reason, _):
+                outputs[index].isComplete = reason == .stop
+                finished += 1
+            case .failed(let error): throw PolicySamplingError.failed(prompt: prompt, problem: "\(error)")
+            }
+        }
+        guard finished == plan.outputs else {
+            throw PolicySamplingError.failed(prompt: prompt, problem: "it was cancelled")
+        }
+        return outputs
+    }
+}
+
+/// Outputs that could not be drawn.
+public enum PolicySamplingError: Error, Equatable, CustomStringConvertible {
+    /// The engine could not answer a prompt.
+    case failed(prompt: Int, problem: String)
+
+    /// One sentence for people.
+    public var description: String {
+        switch self {
+        case .failed(let prompt, let problem): "prompt \(prompt): \(problem)"
+        }
+    }
+}
