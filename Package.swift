@@ -26,9 +26,9 @@ let package = Package(
         .package(url: "https://github.com/jpsim/Yams", from: "6.2.2"),
     ],
     targets: [
-        .target(name: "ApusSynchronization"),
         .target(name: "CApusKernels"),
         .target(name: "CApusCUDA"),
+        .target(name: "ApusSynchronization"),
         .target(name: "ApusTensor", dependencies: ["ApusSynchronization", "CApusKernels", "CApusCUDA"]),
         .target(name: "ApusLayers", dependencies: ["ApusTensor"]),
         .target(
