@@ -78,7 +78,10 @@ swift-test:  ## build and run the Swift tests for release
 	@Scripts/system_libraries.sh $(LIBRARIES_STAMP)
 	model=$$($(PYTHON) Scripts/fetch_model.py) && APUS_TEST_MODEL="$$model" $(SWIFT) test $(TEST_FLAGS)
 
-# Each sanitizer has its own build. Thread sanitizer needs lld with the toolchain of Debian.
+# Each sanitizer has its own build. Thread sanitizer needs lld with the toolchain of Debian. Some tests ask for more memory
+# than there is: that must fail as it does without the sanitizers.
+sanitize: export ASAN_OPTIONS = allocator_may_return_null=1
+sanitize: export TSAN_OPTIONS = allocator_may_return_null=1
 sanitize:  ## run the Swift tests under the address and the thread sanitizer: FILTER=Suite for a part
 	$(SWIFT) test --sanitize=address --scratch-path .build-asan $(TEST_FLAGS) $(if $(FILTER),--filter "$(FILTER)")
 	$(SWIFT) test --sanitize=thread -Xswiftc -use-ld=lld --scratch-path .build-tsan $(TEST_FLAGS) \
