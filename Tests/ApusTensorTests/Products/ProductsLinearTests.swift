@@ -61,10 +61,11 @@ extension ProductsSuite {
                 }
                 for m in [1, 3, 40] {
                     let x = StridedRows(rows: m, width: 256, random: &random)
-                    let outs = weights.map { UnsafeMutablePointer<Float>.allocate(capacity: m * $0.rows) }
-                    defer { outs.forEach { $0.deallocate() } }
                     // More outputs than one fork-join takes.
-                    let outputs = zip(weights + weights + weights, outs + outs + outs).map {
+                    let all = weights + weights + weights
+                    let outs = all.map { UnsafeMutablePointer<Float>.allocate(capacity: m * $0.rows) }
+                    defer { outs.forEach { $0.deallocate() } }
+                    let outputs = zip(all, outs).map {
                         apus_linear_output(
                             weight: $0.handle, out: $1, out_stride: Int64($0.rows), bias: nil, accumulate: 0)
                     }
@@ -72,7 +73,7 @@ extension ProductsSuite {
                         apus_linear(
                             pool, APUS_PRECISION_DEFAULT, x.values, Int64(m), Int64(x.stride), outputs,
                             Int32(outputs.count)) == 0)
-                    for (weight, out) in zip(weights, outs) {
+                    for (weight, out) in zip(all, outs) {
                         let alone = linear(pool, APUS_PRECISION_DEFAULT, x, weight)
                         for t in 0..<m {
                             for r in 0..<weight.rows {
