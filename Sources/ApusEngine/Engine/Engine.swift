@@ -10,7 +10,8 @@ import ApusTensor
 /// ```
 ///
 /// A thread of its own computes steps while there is something to do: each appends tokens to many sequences (one to each that
-/// decodes, chunks of prompts), draws, and delivers all events of the step together. Dropping the engine shuts it down.
+/// decodes, chunks of prompts), draws, and delivers all events of the step together. The engine is shut down when it is dropped with all its streams and
+/// tickets.
 public final class Engine: Sendable {
     /// The model it was made with.
     public let model: LanguageModel
@@ -20,7 +21,7 @@ public final class Engine: Sendable {
     public let context: Int
     /// Tokens that the cache holds.
     public let cacheTokens: Int
-    private let shared: Monitor<EngineShared>
+    let shared: Monitor<EngineShared>
     private let clock = ContinuousClock()
     private let birth: ContinuousClock.Instant
 
@@ -48,9 +49,10 @@ public final class Engine: Sendable {
     public func submit(_ request: GenerationRequest) throws(EngineError) -> GenerationStream {
         try check(request)
         let number = nextNumber()
-        let stream = GenerationStream { [shared] in Self.cancel(number, shared) }
+        // A stream keeps its engine: who reads to the end need not.
+        let stream = GenerationStream { [self] in Self.cancel(number, shared) }
         let mailbox = stream.mailbox
-        try enter(request, number) { mailbox.put($0, isLast: $1) }
+        try enter(request, number, .events { mailbox.put($0, isLast: $1) })
         return stream
     }
 
@@ -64,8 +66,8 @@ public final class Engine: Sendable {
     ) throws(EngineError) -> GenerationTicket {
         try check(request)
         let number = nextNumber()
-        try enter(request, number, receiver)
-        return GenerationTicket { [shared] in Self.cancel(number, shared) }
+        try enter(request, number, .events(receiver))
+        return GenerationTicket { [self] in Self.cancel(number, shared) }
     }
 
     /// What the engine has done and does now.
@@ -97,7 +99,7 @@ public final class Engine: Sendable {
         shared.signal()
     }
 
-    private func nextNumber() -> Int {
+    func nextNumber() -> Int {
         shared.withLock { shared in
             shared.jobCount += 1
             return shared.jobCount
@@ -105,14 +107,14 @@ public final class Engine: Sendable {
     }
 
     /// Puts a request into the queue, where there is room.
-    private func enter(
-        _ request: GenerationRequest, _ number: Int, _ receiver: @escaping Job.Receiver
+    func enter(
+        _ request: GenerationRequest, _ number: Int, _ output: Job.Output
     ) throws(EngineError) {
         let now = clock.now
         let aging = configuration.agingInterval.inSeconds
         let age = aging > 0 ? (now - birth).inSeconds / aging : 0
         let job = Job(
-            number: number, request: request, receiver: receiver, submitted: now,
+            number: number, request: request, output: output, submitted: now,
             order: .init(level: Double(request.priority) + age, arrival: number),
             usesPrefixCache: configuration.usesPrefixCache)
         try shared.withLock { shared throws(EngineError) in
@@ -151,7 +153,7 @@ public final class Engine: Sendable {
             request.prompt, context: context, model.decoder, generates: request.sampling.maxTokens > 0)
     }
 
-    private static func cancel(_ number: Int, _ shared: Monitor<EngineShared>) {
+    static func cancel(_ number: Int, _ shared: Monitor<EngineShared>) {
         shared.withLock { $0.cancelled.append(number) }
         shared.signal()
     }

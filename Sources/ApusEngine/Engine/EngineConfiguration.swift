@@ -15,7 +15,7 @@ public struct EngineConfiguration: Sendable {
     public var maxSequences = 64
     /// Tokens that one step computes at most: one of each decoding sequence, the rest of prompts. Smaller steps disturb
     /// running streams less, larger ones compute prompts faster.
-    public var stepTokens = 512
+    public var stepTokens = 256
     /// Requests that wait at most.
     public var maxQueuedRequests = 1024
     /// Prompt tokens of all waiting requests at most.
@@ -24,6 +24,15 @@ public struct EngineConfiguration: Sendable {
     public var agingInterval = Duration.seconds(60)
     /// Whether pages of finished and running sequences are found again by prompts that begin alike.
     public var usesPrefixCache = true
+    /// Who drafts tokens that the model checks several at once.
+    public var speculation = Speculation.none
+    /// Tokens drafted at once for a sequence at most.
+    public var maxDrafts = 7
+    /// Whether a request's output is the same to the last bit alone and in any batch, however its prompt is cut and whatever is
+    /// found in the prefix cache. Models of float32 and quantised weights with grouped attention are so in any case. Otherwise
+    /// it costs: bf16 weights limit a step to the rows whose activations are not rounded (128), and latents (MLA, GLA) are
+    /// always read absorbed.
+    public var isBatchInvariant = false
     /// Runs the step's deliveries: events of all streams, in one call a step. By default the engine's own thread does; a
     /// server can hand them to its event loop, which then wakes once a step.
     public var deliver: @Sendable (_ deliveries: @escaping @Sendable () -> Void) -> Void = { $0() }

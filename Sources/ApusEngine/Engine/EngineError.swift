@@ -16,6 +16,8 @@ public enum EngineError: Error, Equatable, CustomStringConvertible {
     case shutDown
     /// The request's deadline passed before it had finished.
     case deadlineExceeded
+    /// The caller ended the request.
+    case cancelled
     /// The model gave logits that are not finite.
     case notFinite(sample: Int, position: Int)
     /// No token of the vocabulary is allowed by the constraint, which is not complete.
@@ -40,6 +42,7 @@ public enum EngineError: Error, Equatable, CustomStringConvertible {
         case .draining: "the engine takes no new requests: it is about to stop"
         case .shutDown: "the engine was shut down before the request had finished"
         case .deadlineExceeded: "the request's deadline passed before it had finished"
+        case .cancelled: "the request was cancelled"
         case .notFinite(let sample, let position):
             "the model's logits are not finite at token \(position) of sample \(sample)"
         case .constraintDeadEnd(let sample, let position):

@@ -4,6 +4,9 @@ import ApusModels
 struct EngineSizes {
     let context: Int
     let pages: Int
+    let stepTokens: Int
+    /// Steps of more tokens round the activations of some weights.
+    let exactTokens: Int
 
     init(_ decoder: Decoder, _ configuration: EngineConfiguration) throws {
         func check(_ name: String, _ found: Int, _ range: ClosedRange<Int>) throws(EngineError) {
@@ -17,6 +20,19 @@ struct EngineSizes {
         try check("page size", configuration.pageSize, 1...65536)
         try check("sequences at once", configuration.maxSequences, 1...65536)
         try check("tokens of a step", configuration.stepTokens, configuration.maxSequences...1 << 20)
+        try check("drafted tokens", configuration.maxDrafts, 1...64)
+        exactTokens = decoder.exactRows
+        if configuration.isBatchInvariant {
+            if case .longRope(let short, let long, _, _) = decoder.configuration.rotary.scaling, short != long {
+                throw EngineError.unsupported(
+                    "batch-invariant mode: LongRoPE rotates a token by the length of its sequence at the end of its step"
+                )
+            }
+            stepTokens = min(configuration.stepTokens, exactTokens)
+            try check("sequences at once, batch-invariant", configuration.maxSequences, 1...stepTokens)
+        } else {
+            stepTokens = configuration.stepTokens
+        }
         try check("queued requests", configuration.maxQueuedRequests, 1...Int.max)
         try check("queued tokens", configuration.maxQueuedTokens, 1...Int.max)
         let size = configuration.pageSize

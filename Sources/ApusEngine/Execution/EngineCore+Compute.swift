@@ -11,13 +11,14 @@ extension EngineCore {
     func compute(_ plan: StepPlan) throws {
         for (from, to) in plan.copies { cache.copyPage(from, to: to) }
         let hidden = try runLayers(plan)
-        let draws = makeDraws(plan)
         var first = 0
         for entry in plan.entries {
             let count = entry.count + entry.drafts
+            pool(entry, hidden.rows(first..<first + count))
             reportPrompt(entry, hidden.rows(first..<first + count))
             first += count
         }
+        let draws = makeDraws(plan)
         draw(draws, hidden)
         let now = clock.now
         for draw in draws {
@@ -34,7 +35,8 @@ extension EngineCore {
         }
         let batch = CacheBatch(
             tables: plan.entries.map { ($0.sequence.pages, $0.start, $0.count + $0.drafts) })
-        return try decoder.hiddenStates(tokens, batch: batch, cache: cache)
+        return try decoder.hiddenStates(
+            tokens, batch: batch, cache: cache, latentReading: configuration.isBatchInvariant ? .absorbed : nil)
     }
 
     /// The rows of hidden states that samples draw from: the last token's of each entry that reaches its end, and the drafts'.
@@ -47,7 +49,7 @@ extension EngineCore {
             first += entry.count + entry.drafts
             let sequence = entry.sequence
             guard sequence.state == .running, let sample = samples[ObjectIdentifier(sequence)] else { continue }
-            let drafts = Array(sequence.drafts.prefix(entry.drafts))
+            let drafts = sample.drafts.prefix(entry.drafts)
             if entry.drafts == 0 { scheduler.advance(sequence, to: entry.start + entry.count) }
             guard entry.reachesEnd else { continue }
             var drawers = [sample]
@@ -98,11 +100,14 @@ extension EngineCore {
         let sequence = sample.sequence
         scheduler.append(outcome.tokens.map(\.token), to: sequence)
         scheduler.advance(sequence, to: sequence.tokens.count - 1)
-        recorder.drew(sample, drafted: drafted, now)
+        // The last token is the model's own, unless the sample ended with a draft that was accepted.
+        let accepted = zip(outcome.tokens, sample.drafts.prefix(drafted)).prefix { $0.token == $1.token }.count
+        recorder.drew(sample, drafted: drafted, accepted: accepted, now)
         sample.statistics.generatedTokens += outcome.tokens.count
         if drafted > 0 {
             sample.statistics.draftedTokens += drafted
-            sample.statistics.acceptedTokens += outcome.tokens.count - 1
+            sample.statistics.acceptedTokens += accepted
+            sample.drafting.observe(drafted: drafted, accepted: accepted)
         }
         if sample.firstToken == nil { sample.firstToken = now }
         sample.lastToken = now
@@ -159,7 +164,7 @@ extension EngineCore {
 private struct Draw: Sendable {
     let samples: [SampleRun]
     let rows: Range<Int>
-    let drafts: [Int32]
+    let drafts: ArraySlice<DraftToken>
 
     func run(_ logits: LogitRows, _ model: LanguageModel) {
         for (index, sample) in samples.enumerated() {

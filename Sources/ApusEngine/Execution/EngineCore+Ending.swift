@@ -8,8 +8,7 @@ extension EngineCore {
         sample.statistics.generationSeconds = ((sample.lastToken ?? first) - first).inSeconds
         sample.ending = reason
         recorder.finished(sample, reason, now)
-        scheduler.finish(sample.sequence)
-        samples[ObjectIdentifier(sample.sequence)] = nil
+        release(sample)
         job.unfinished -= 1
         if job.unfinished == 0 { end(job) }
         emit(job, .finished(index: sample.index, reason, sample.statistics))
@@ -23,9 +22,16 @@ extension EngineCore {
         emit(job, .failed(error))
     }
 
+    /// Ends a request whose vector is there.
+    func complete(_ job: Job) {
+        drop(job)
+        touched.append(job)
+    }
+
     /// Ends the samples of a request that have not finished.
     func cancel(_ job: Job) {
         guard !job.hasEnded else { return }
+        if case .vector = job.output { return fail(job, .cancelled) }
         let now = clock.now
         for sample in job.samples where sample.ending == nil { finish(sample, .cancelled, now) }
         guard !job.hasEnded else { return }
@@ -41,11 +47,15 @@ extension EngineCore {
 
     private func drop(_ job: Job) {
         scheduler.finish(job.sequence)
-        for sample in job.samples {
-            scheduler.finish(sample.sequence)
-            samples[ObjectIdentifier(sample.sequence)] = nil
-        }
+        for sample in job.samples { release(sample) }
         end(job)
+    }
+
+    /// Gives back what a sample holds.
+    private func release(_ sample: SampleRun) {
+        scheduler.finish(sample.sequence)
+        draftModel?.drop(sample.sequence)
+        samples[ObjectIdentifier(sample.sequence)] = nil
     }
 
     private func end(_ job: Job) {

@@ -19,6 +19,8 @@ final class EngineCore {
     /// Requests with events to deliver.
     var touched: [Job] = []
     var recorder = StepRecorder()
+    var draftPlanner: DraftPlanner
+    let draftModel: DraftModel?
 
     init(
         _ model: LanguageModel, _ configuration: EngineConfiguration, _ sizes: EngineSizes,
@@ -33,8 +35,16 @@ final class EngineCore {
             pages: sizes.pages, pageSize: configuration.pageSize, type: configuration.cacheType)
         scheduler = Scheduler(
             .init(
-                stepTokens: configuration.stepTokens, maxSequences: configuration.maxSequences, pages: sizes.pages,
-                pageSize: configuration.pageSize))
+                stepTokens: sizes.stepTokens, maxSequences: configuration.maxSequences, pages: sizes.pages,
+                pageSize: configuration.pageSize, exactTokens: sizes.exactTokens))
+        draftPlanner = DraftPlanner(rows: min(configuration.stepTokens, 128))
+        if case .draftModel(let draft) = configuration.speculation {
+            draftModel = try DraftModel(
+                draft, for: decoder, pages: sizes.pages, pageSize: configuration.pageSize,
+                stepTokens: configuration.stepTokens)
+        } else {
+            draftModel = nil
+        }
         shared.withLock { $0.metrics.pages = sizes.pages }
     }
 
@@ -47,21 +57,38 @@ final class EngineCore {
         }
         for job in jobs.values { fail(job, .shutDown) }
         publish()
+        shared.withLock { shared in
+            defer { shared.replacement = nil }
+            return shared.replacement
+        }?.isDone(true)
+    }
+
+    private typealias News = (submitted: [Job], cancelled: [Int], replacement: WeightReplacement?, stops: Bool)
+
+    private func replace(_ replacement: WeightReplacement) {
+        decoder = replacement.decoder
+        switch replacement.running {
+        case .recompute: scheduler.invalidate()
+        case .goOn: scheduler.forgetAll()
+        }
+        replacement.isDone(false)
     }
 
     /// Takes submissions and cancellations; waits for them when there is nothing else to do.
     /// - Returns: false when the engine stops.
     private func takeNews() -> Bool {
         let mayWait = jobs.isEmpty
-        let news = shared.wait { shared -> (submitted: [Job], cancelled: [Int], stops: Bool)? in
+        let news = shared.wait { shared -> News? in
             if mayWait && !shared.hasNews { return nil }
             defer {
                 shared.submitted = []
                 shared.cancelled = []
+                shared.replacement = nil
                 shared.isBusy = true
             }
-            return (shared.submitted, shared.cancelled, shared.phase == .stopped)
+            return (shared.submitted, shared.cancelled, shared.replacement, shared.phase == .stopped)
         }
+        if let replacement = news.replacement { replace(replacement) }
         for job in news.submitted {
             jobs[job.number] = job
             scheduler.add(job.sequence)
@@ -82,13 +109,18 @@ final class EngineCore {
     }
 
     private func step() {
+        planDrafts()
         let plan = scheduler.schedule()
         begin(plan.admitted)
+        let start = clock.now
         do { try compute(plan) } catch {
             for entry in plan.entries {
                 if let job = jobs[entry.sequence.tag] { fail(job, .step("\(error)")) }
             }
             return
+        }
+        if plan.entries.allSatisfy({ $0.count == 1 }) {
+            draftPlanner.observe(rows: plan.tokens, seconds: (clock.now - start).inSeconds)
         }
         recorder.step(tokens: plan.tokens)
     }
@@ -96,10 +128,11 @@ final class EngineCore {
     /// Makes the first sample of each request that leaves the queue.
     private func begin(_ admitted: [ScheduledSequence]) {
         let now = clock.now
-        for sequence in admitted where samples[ObjectIdentifier(sequence)] == nil {
-            guard let job = jobs[sequence.tag] else { continue }
+        for sequence in admitted {
+            guard let job = jobs[sequence.tag], job.started == nil else { continue }
             job.started = now
             recorder.left(queue: job, after: (now - job.submitted).inSeconds)
+            guard case .events = job.output else { continue }
             emit(job, .started(cachedTokens: sequence.found))
             makeSample(job, sequence)
         }
@@ -129,10 +162,7 @@ final class EngineCore {
     }
 
     private func publish() {
-        let deliveries = touched.map { job -> (Job.Receiver, [GenerationEvent], Bool) in
-            defer { job.events = [] }
-            return (job.receiver, job.events, job.hasEnded)
-        }
+        let deliveries = touched.compactMap { $0.takeDelivery() }
         touched = []
         let isIdle = jobs.isEmpty
         let drained = shared.withLock { shared in
@@ -143,7 +173,7 @@ final class EngineCore {
             return shared.drained
         }
         if !deliveries.isEmpty {
-            configuration.deliver { for (receiver, events, isLast) in deliveries { receiver(events, isLast) } }
+            configuration.deliver { for delivery in deliveries { delivery() } }
         }
         for continuation in drained { continuation.resume() }
     }

@@ -22,7 +22,10 @@ final class SampleRun: @unchecked Sendable {
     var ending: FinishReason?
     var firstToken: ContinuousClock.Instant?
     var lastToken: ContinuousClock.Instant?
-    private var sampler: Sampler
+    private(set) var sampler: Sampler
+    /// Tokens to check in the next step, as drafted.
+    var drafts: [DraftToken] = []
+    var drafting = SampleDrafting()
     private var output: OutputText
     private var constraint: (any TokenConstraintState)?
     private var mask: TokenMask?
@@ -52,24 +55,27 @@ final class SampleRun: @unchecked Sendable {
     var left: Int { room - generated }
 
     /// Draws the next token from the first row, and goes on with the next row as long as what was drawn is the draft.
-    func draw(rows: LogitRows, drafts: [Int32], model: LanguageModel) {
+    func draw(rows: LogitRows, drafts: ArraySlice<DraftToken>, model: LanguageModel) {
         outcome = Outcome()
         for row in 0..<rows.count {
-            do { try drawOne(rows[row], model) } catch {
+            let draft = row < drafts.count ? drafts[drafts.startIndex + row] : nil
+            do { try drawOne(rows[row], draft, model) } catch {
                 outcome.error = error
                 return
             }
-            guard outcome.ending == nil, row < drafts.count, outcome.tokens.last?.token == drafts[row] else { return }
+            guard outcome.ending == nil, let draft, outcome.tokens.last?.token == draft.token else { return }
         }
     }
 
     /// Text that was held back, at the end.
     func finishText() -> String { output.finish() ?? "" }
 
-    private func drawOne(_ logits: UnsafeMutableBufferPointer<Float>, _ model: LanguageModel) throws(EngineError) {
+    private func drawOne(
+        _ logits: UnsafeMutableBufferPointer<Float>, _ draft: DraftToken?, _ model: LanguageModel
+    ) throws(EngineError) {
         if let mask, mask.count == 0 { throw EngineError.constraintDeadEnd(sample: index, position: generated) }
         let drawn: SampledToken
-        do { drawn = try sampler.next(logits, allowed: mask) } catch {
+        do { drawn = try sampler.next(logits, allowed: mask, draft: draft) } catch {
             throw EngineError.notFinite(sample: index, position: generated)
         }
         outcome.tokens.append(drawn)
@@ -97,6 +103,24 @@ final class SampleRun: @unchecked Sendable {
             return false
         }
         return mask.count == model.endTokens.count { mask.contains($0) }
+    }
+}
+
+/// What speculation knows about a sample.
+struct SampleDrafting {
+    var index = NGramIndex()
+    /// One for each size of context of ``NGramIndex``.
+    var lookups = [AcceptanceEstimate(prior: 0.7), AcceptanceEstimate(prior: 0.4)]
+    var model = AcceptanceEstimate(prior: 0.7)
+    /// Which lookup the drafts of this step come from; nil for the draft model.
+    var lookup: Int?
+
+    mutating func observe(drafted: Int, accepted: Int) {
+        if let lookup {
+            lookups[lookup].observe(drafted: drafted, accepted: accepted)
+        } else {
+            model.observe(drafted: drafted, accepted: accepted)
+        }
     }
 }
 

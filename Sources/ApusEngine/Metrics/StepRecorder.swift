@@ -21,6 +21,13 @@ struct StepRecorder {
         leftRequests += 1
         leftTokens += job.request.prompt.count
         guard let seconds else { return }
+        guard case .events = job.output else {
+            add { [count = job.request.prompt.count] in
+                $0.queueTime.record(seconds)
+                $0.promptTokens += count
+            }
+            return
+        }
         let request = job.request
         add {
             $0.queueTime.record(seconds)
@@ -32,7 +39,7 @@ struct StepRecorder {
     }
 
     /// A sample drew tokens.
-    mutating func drew(_ sample: SampleRun, drafted: Int, _ now: ContinuousClock.Instant) {
+    mutating func drew(_ sample: SampleRun, drafted: Int, accepted: Int, _ now: ContinuousClock.Instant) {
         let count = sample.outcome.tokens.count
         let sinceLast = sample.lastToken.map { (now - $0).inSeconds }
         let sinceSubmission = (now - sample.job.submitted).inSeconds
@@ -48,9 +55,9 @@ struct StepRecorder {
             guard drafted > 0 else { return }
             metrics.drafts += 1
             metrics.draftedTokens += drafted
-            metrics.acceptedTokens += count - 1
+            metrics.acceptedTokens += accepted
             while metrics.acceptedByPlace.count < drafted { metrics.acceptedByPlace.append(0) }
-            for place in 0..<count - 1 { metrics.acceptedByPlace[place] += 1 }
+            for place in 0..<accepted { metrics.acceptedByPlace[place] += 1 }
         }
     }
 

@@ -6,13 +6,15 @@ extension LanguageModel {
     /// Loads a model from a path.
     /// - Parameters:
     ///   - path: a GGUF file, a safetensors file beside its config.json, or a Hugging Face directory.
+    ///   - acceptsScoreHead: whether a model with a score head instead of a language-model head will do.
     ///   - progress: called with the share of the work done.
     /// - Throws: ``ModelFileError``, ``TokenizerError``, ``TemplateError``, ``ModelError``.
     public static func load(
-        path: String, backend: any Backend = CPUBackend.shared, progress: (Double) -> Void = { _ in }
+        path: String, backend: any Backend = CPUBackend.shared, acceptsScoreHead: Bool = false,
+        progress: (Double) -> Void = { _ in }
     ) throws -> LanguageModel {
         let checkpoint = try Checkpoints.open(path)
-        guard case .languageModel = checkpoint.configuration.head else {
+        if case .score = checkpoint.configuration.head, !acceptsScoreHead {
             throw GenerationError.noLanguageModelHead("a score head in \(path)")
         }
         let tokenizer = try checkpoint.loadTokenizer()

@@ -5,7 +5,7 @@ import Musl
 #endif
 
 /// The tokens that survive the filters, with their weights (probabilities up to a factor).
-struct Candidates {
+struct Candidates: Sendable {
     private var tokens: [Int32]
     private var weights: [Float]
 
@@ -19,25 +19,57 @@ struct Candidates {
             if parameters.topP < 1 { keepNucleus(parameters.topP, of: Self.sum(weights)) }
         } else {
             tokens = []
-            weights = logits.map(weight)
+            weights = Exponentials.scaled(logits, shift: largest, scale: scale)
             if parameters.topP < 1 { sortNucleus(parameters.topP) }
         }
         if parameters.minP > 0 { keepLikely(Float(parameters.minP)) }
     }
 
-    private static func sum(_ weights: some Sequence<Float>) -> Double { weights.reduce(0.0) { $0 + Double($1) } }
+    private static func sum(_ weights: [Float]) -> Double { weights.withUnsafeBufferPointer { Exponentials.sum($0) } }
 
     /// The token at quantile `u` of the distribution, `u` in [0, 1).
     func pick(_ u: Double) -> Int32 {
-        let total = weights.reduce(0.0) { $0 + Double($1) }
-        var left = u * total
+        var left = u * Self.sum(weights)
         var chosen = 0
-        for index in weights.indices where weights[index] > 0 {
-            chosen = index
-            left -= Double(weights[index])
-            if left < 0 { break }
+        weights.withUnsafeBufferPointer { weights in
+            // Whole blocks first: the draw falls behind most of them.
+            let block = 256
+            var start = 0
+            while start + block < weights.count {
+                let sum = Exponentials.sum(UnsafeBufferPointer(rebasing: weights[start..<start + block]))
+                if left < sum { break }
+                left -= sum
+                start += block
+            }
+            for index in start..<weights.count where weights[index] > 0 {
+                chosen = index
+                left -= Double(weights[index])
+                if left < 0 { break }
+            }
+            // Where rounding left nothing in the last block, the last token that can be drawn.
+            if weights[chosen] == 0 { chosen = weights.lastIndex { $0 > 0 } ?? 0 }
         }
         return tokens.isEmpty ? Int32(chosen) : tokens[chosen]
+    }
+
+    /// The probability of a token.
+    func probability(of token: Int32) -> Double {
+        guard let index = tokens.isEmpty ? Int(token) : tokens.firstIndex(of: token) else { return 0 }
+        return Double(weights[index]) / Self.sum(weights)
+    }
+
+    /// What is left of this distribution where it exceeds another: max(p - q, 0), up to a factor; nil where that is nothing.
+    func exceeding(_ other: Candidates) -> Candidates? {
+        var weightOf: [Int32: Float] = [:]
+        for (token, weight) in zip(other.tokens, other.weights) { weightOf[token] = weight }
+        let (total, otherTotal) = (Self.sum(weights), Self.sum(other.weights))
+        var rest = self
+        for index in weights.indices {
+            let token = tokens.isEmpty ? Int32(index) : tokens[index]
+            let weight = other.tokens.isEmpty ? other.weights[Int(token)] : weightOf[token] ?? 0
+            rest.weights[index] = Float(max(Double(weights[index]) / total - Double(weight) / otherTotal, 0))
+        }
+        return Self.sum(rest.weights) > 0 ? rest : nil
     }
 
     /// Cuts weights, sorted in descending order, after the first at which the share of `total` is reached.
@@ -62,7 +94,7 @@ struct Candidates {
         var chosen: [Int32] = []
         repeat {
             chosen = all.indices.filter { all[$0] >= threshold }.map { Int32($0) }
-            if Self.sum(chosen.lazy.map { all[Int($0)] }) >= topP * total { break }
+            if Self.sum(chosen.map { all[Int($0)] }) >= topP * total { break }
             threshold = threshold > 1e-30 ? threshold * 0.05 : 0
         } while chosen.count < all.count
         chosen.sort { all[Int($0)] > all[Int($1)] || (all[Int($0)] == all[Int($1)] && $0 < $1) }

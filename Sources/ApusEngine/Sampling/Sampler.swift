@@ -35,6 +35,12 @@ public struct SampledToken: Sendable, Equatable {
     }
 }
 
+/// A token that a draft model drew, with the distribution it came from; nil where it was the only choice.
+struct DraftToken: Sendable {
+    let token: Int32
+    let distribution: Candidates?
+}
+
 /// Draws the tokens of one request.
 ///
 /// Holds the request's token counts for the penalties. A draw costs a pass over the vocabulary for the maximum and one
@@ -63,11 +69,19 @@ public struct Sampler: Sendable {
     public mutating func next(
         _ logits: UnsafeMutableBufferPointer<Float>, allowed: TokenMask? = nil
     ) throws(SamplingError) -> SampledToken {
+        try next(logits, allowed: allowed, draft: nil)
+    }
+
+    /// - Parameter draft: what a draft model drew for this place; accepted with the probability that leaves the distribution
+    ///   of the result as it is without (Leviathan et al. 2023, algorithm 1).
+    mutating func next(
+        _ logits: UnsafeMutableBufferPointer<Float>, allowed: TokenMask?, draft: DraftToken?
+    ) throws(SamplingError) -> SampledToken {
         let raw = try logprobBase(UnsafeBufferPointer(logits))
         let alternatives = raw.map { topAlternatives(UnsafeBufferPointer(logits), logSum: $0) } ?? []
         let unpenalised: [Int32: Float] = applyPenalties(logits)
         allowed?.apply(to: logits)
-        let token = try choose(UnsafeBufferPointer(logits))
+        let token = try choose(UnsafeBufferPointer(logits), draft)
         let logit = unpenalised[token] ?? logits[Int(token)]
         record(token)
         return SampledToken(token: token, logprob: raw.map { Double(logit) - $0 }, alternatives: alternatives)
@@ -84,9 +98,8 @@ public struct Sampler: Sendable {
     private func logprobBase(_ logits: UnsafeBufferPointer<Float>) throws(SamplingError) -> Double? {
         guard parameters.logprobs != nil else { return nil }
         let largest = try maximum(logits).value
-        var sum = 0.0
-        for value in logits { sum += Double(expf(value - largest)) }
-        return Double(largest) + log(sum)
+        let weights = Exponentials.scaled(logits, shift: largest, scale: 1)
+        return Double(largest) + log(weights.withUnsafeBufferPointer { Exponentials.sum($0) })
     }
 
     private func topAlternatives(_ logits: UnsafeBufferPointer<Float>, logSum: Double) -> [TokenLogprob] {
@@ -112,29 +125,37 @@ public struct Sampler: Sendable {
         return replaced
     }
 
-    private func choose(_ logits: UnsafeBufferPointer<Float>) throws(SamplingError) -> Int32 {
+    /// Draws as a draft model: the token, and the distribution it came from where it is not simply the largest.
+    mutating func propose(_ logits: UnsafeMutableBufferPointer<Float>) throws(SamplingError) -> DraftToken {
+        _ = applyPenalties(logits)
+        let best = try maximum(UnsafeBufferPointer(logits))
+        var draft = DraftToken(token: best.token, distribution: nil)
+        if !isGreedy {
+            let candidates = Candidates(UnsafeBufferPointer(logits), largest: best.value, parameters)
+            let token = candidates.pick(random.uniform(UInt64(drawn), for: .proposal))
+            draft = DraftToken(token: token, distribution: candidates)
+        }
+        record(draft.token)
+        return draft
+    }
+
+    private var isGreedy: Bool { parameters.temperature == 0 || parameters.topK == 1 }
+
+    private func choose(_ logits: UnsafeBufferPointer<Float>, _ draft: DraftToken?) throws(SamplingError) -> Int32 {
         let best = try maximum(logits)
-        if parameters.temperature == 0 || parameters.topK == 1 { return best.token }
+        if isGreedy { return best.token }
         let candidates = Candidates(logits, largest: best.value, parameters)
-        return candidates.pick(random.uniform(UInt64(drawn)))
+        let counter = UInt64(drawn)
+        guard let draft, let proposed = draft.distribution else { return candidates.pick(random.uniform(counter)) }
+        let accepted = random.uniform(counter, for: .acceptance) * proposed.probability(of: draft.token)
+        if accepted < candidates.probability(of: draft.token) { return draft.token }
+        return (candidates.exceeding(proposed) ?? candidates).pick(random.uniform(counter))
     }
 
     /// The largest logit and the first token that has it.
     private func maximum(_ logits: UnsafeBufferPointer<Float>) throws(SamplingError) -> (token: Int32, value: Float) {
-        var value = -Float.infinity
-        var token = -1
-        var sum: Float = 0
-        for index in logits.indices {
-            let candidate = logits[index]
-            sum += candidate
-            if candidate > value {
-                value = candidate
-                token = index
-            }
-        }
-        // A NaN anywhere makes the sum NaN, as do two infinities of opposite sign.
-        guard token >= 0, !sum.isNaN, value < .infinity else { throw SamplingError.notFinite(position: drawn) }
-        return (Int32(token), value)
+        guard let best = LogitScan.largest(logits) else { throw SamplingError.notFinite(position: drawn) }
+        return best
     }
 
     /// The `count` tokens with the largest logits, largest first, ties by token.

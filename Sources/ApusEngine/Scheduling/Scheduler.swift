@@ -16,14 +16,18 @@ package struct Scheduler {
         package var pages: Int
         /// Tokens of a page.
         package var pageSize: Int
+        /// Steps of more tokens are less exact; the last token of a prompt then waits for the next step, so that the row its
+        /// answer begins with is as exact as those that follow.
+        package var exactTokens: Int
 
         /// Limits. Precondition: a step holds a token of each sequence.
-        package init(stepTokens: Int, maxSequences: Int, pages: Int, pageSize: Int) {
+        package init(stepTokens: Int, maxSequences: Int, pages: Int, pageSize: Int, exactTokens: Int = .max) {
             precondition(stepTokens >= maxSequences && maxSequences >= 1 && pages >= 1 && pageSize >= 1)
             self.stepTokens = stepTokens
             self.maxSequences = maxSequences
             self.pages = pages
             self.pageSize = pageSize
+            self.exactTokens = exactTokens
         }
     }
 
@@ -96,8 +100,11 @@ package struct Scheduler {
     }
 
     /// A new sequence with the same tokens on the same pages, in place of one of the forks that were announced.
+    /// Precondition: all its tokens are in the cache, and it holds no pages for more.
     package mutating func fork(_ sequence: ScheduledSequence) -> ScheduledSequence {
-        precondition(sequence.forks > 0 && sequence.state == .running)
+        precondition(
+            sequence.forks > 0 && sequence.remaining == 0
+                && sequence.pages.count == pool.pages(for: sequence.computed))
         sequence.forks -= 1
         let copy = ScheduledSequence(
             order: sequence.order, tag: sequence.tag, tokens: sequence.tokens, prefixUse: sequence.prefixUse)
@@ -178,7 +185,8 @@ extension Scheduler {
     }
 
     private func planPrompt(_ sequence: ScheduledSequence, _ plan: inout StepPlan, _ budget: inout Int) {
-        let count = min(sequence.remaining, budget)
+        var count = min(sequence.remaining, budget)
+        if count == sequence.remaining, count > 1, plan.tokens + count > limits.exactTokens { count -= 1 }
         plan.entries.append(.init(sequence: sequence, start: sequence.computed, count: count, drafts: 0))
         budget -= count
     }
@@ -193,8 +201,7 @@ extension Scheduler {
                 reads ? pool.find(sequence.tokens, limit: (count - 1) / limits.pageSize) : (pages: [], end: 0)
             let needed = pool.pages(for: count) - found.pages.count
             let available = pool.availableCount - found.pages.count { pool.holderCount($0) == 0 }
-            // A page for each that runs, so that it is not at once out of pages.
-            guard needed + running.count <= available || (running.isEmpty && needed <= available) else { return }
+            guard needed + pagesSoonNeeded <= available || (running.isEmpty && needed <= available) else { return }
             if reads {
                 counts.prefixQueries += count
                 counts.prefixHits += found.pages.count * limits.pageSize
@@ -211,6 +218,11 @@ extension Scheduler {
             plan.admitted.append(sequence)
             planPrompt(sequence, &plan, &budget)
         }
+    }
+
+    /// Pages that running sequences will take within a few steps: who begins now must not lose its own to them at once.
+    private var pagesSoonNeeded: Int {
+        running.count { $0.pages.count * limits.pageSize - $0.tokens.count < min(limits.pageSize, 16) }
     }
 
     private mutating func preempt(_ sequence: ScheduledSequence) {

@@ -19,4 +19,10 @@ extension Decoder {
         }
         return steps
     }
+
+    /// The most rows of a step whose products round no activations that they would not round for one row.
+    package var exactRows: Int {
+        let limits = [weightType, head.term.weight.dtype].map { backend.exactRows(weights: $0) }
+        return limits.filter { $0 >= 1 }.min() ?? Int.max
+    }
 }

@@ -23,6 +23,7 @@ extension APIError {
         case .constraintDeadEnd: self = .invalid("\(error)", parameter: "response_format")
         case .unsupported: self = .invalid("\(error)", parameter: "model", code: "unsupported")
         case .deadlineExceeded: self = .timedOut("\(error)")
+        case .cancelled: self = .clientLeft
         }
     }
 

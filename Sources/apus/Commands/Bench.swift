@@ -6,7 +6,8 @@ import ArgumentParser
 /// `apus bench`: measurements.
 struct Bench: ParsableCommand {
     static let configuration = CommandConfiguration(
-        abstract: "Measure speed.", subcommands: [BenchDecode.self, BenchTrain.self, BenchAttention.self])
+        abstract: "Measure speed.",
+        subcommands: [BenchDecode.self, BenchEngine.self, BenchTrain.self, BenchAttention.self])
 }
 
 /// `apus bench decode`: prefill and generation speed of a model.

@@ -1,0 +1,31 @@
+import ApusTensor
+
+/// Vectors made of hidden states: embeddings and scores.
+extension EngineCore {
+    /// Takes what a step computed of a prompt whose vector is wanted.
+    func pool(_ entry: StepPlan.Entry, _ hidden: Tensor) {
+        guard let job = jobs[entry.sequence.tag], case .vector(let kind, _) = job.output else { return }
+        let last = hidden.rows(hidden.shape[0] - 1..<hidden.shape[0])
+        switch kind {
+        case .embedding(.mean):
+            // A prompt that lost its pages begins again.
+            if entry.start == 0 { job.vector = Array(repeating: 0, count: hidden.shape[1]) }
+            decoder.normalized(hidden).withElements(of: Float.self) { rows in
+                for index in rows.indices { job.vector[index % hidden.shape[1]] += rows[index] }
+            }
+        case .embedding(.last): if entry.reachesEnd { job.vector = decoder.normalized(last).floats }
+        case .scores: if entry.reachesEnd { job.vector = decoder.logits(ofHidden: last).floats }
+        }
+        scheduler.advance(entry.sequence, to: entry.start + entry.count)
+        guard entry.reachesEnd else { return }
+        if case .embedding(.mean) = kind {
+            let scale = 1 / Float(job.request.prompt.count)
+            for index in job.vector.indices { job.vector[index] *= scale }
+        }
+        guard job.vector.allSatisfy(\.isFinite) else {
+            scheduler.forget(entry.sequence)
+            return fail(job, .notFinite(sample: 0, position: 0))
+        }
+        complete(job)
+    }
+}
