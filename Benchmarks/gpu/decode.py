@@ -56,7 +56,7 @@ class Decode:
     """One setting: geometry, lengths and a ring of caches; `run(i)` runs on cache i of the ring."""
 
     def __init__(self, geometry, query_tokens, lengths, page_size, ring=1, poison=False, gain=1.0, seed=0, piece_cost=2,
-                 slack=5, fp8=False, **changes):
+                 slack=5, fp8=False, any_scale=False, **changes):
         generator = torch.Generator("cuda").manual_seed(seed)
         g = self.geometry = geometry
         self.tokens, self.lengths, self.page_size, self.ring = query_tokens, lengths, page_size, ring
@@ -67,7 +67,8 @@ class Decode:
         self.row_width = self.width + (0 if g.once else g.key)
         self.fp8 = fp8
         name, self.defines, shared, resident = configure(g, rows, page_size, fp8, **changes)
-        tile_rows = 64 * self.defines["WARPGROUPS"] // (2 if name == "decode_wide" else 1)
+        tile_rows = self.defines.get("ROWS", 64 * self.defines.get("WARPGROUPS", 1) // (1 if name == "decode" else 2))
+        self.block = self.defines.get("BLOCK_N", 64)
         row_tiles = -(-rows // tile_rows)
         tiles = g.groups * row_tiles
         self.lanes = max(n for n in range(1, 17) if tiles % n == 0)
@@ -93,8 +94,8 @@ class Decode:
         for part in self.cache.split(max(1, 2**28 // page_bytes)):
             for target in self.views(part):
                 values = torch.randn(target.shape, device="cuda", generator=generator)
-                if target.dtype == torch.float32:  # scales
-                    values = torch.exp2(values.clamp(-2, 2))
+                if target.dtype == torch.float32:  # scales: of any value, or powers of two as they are appended
+                    values = torch.exp2(values.clamp(-2, 2) if any_scale else values.clamp(-2, 2).round())
                 target.copy_(values)
         if poison:  # whatever lies behind the end of a sequence must not matter
             for target in self.views(self.cache):
@@ -120,33 +121,33 @@ class Decode:
         self.split_count = torch.zeros(1, dtype=torch.int32, device="cuda")
         self.memory = partial, partial_lse, pieces, splits, arrivals
         kernel("schedule.cu", "decode_schedule")(
-            1, 256, self.device_lengths, batch, outers, self.workers, self.defines["BLOCK_N"], piece_cost, slack, pieces,
+            1, 256, self.device_lengths, batch, outers, self.workers, self.block, piece_cost, slack, pieces,
             splits, arrivals, self.lanes, self.split_count)
 
-        self.threads = 128 + 128 * self.defines["WARPGROUPS"]
+        self.threads = 128 + 128 * self.defines.get("WARPGROUPS", 2)
         self.main = kernel(name + ".cu", name, shared, **self.defines)
-        box = min(page_size, self.defines["BLOCK_N"])
+        box = min(page_size, self.block)
         base, w = self.cache.data_ptr(), self.row_width
         strides = (w * 2, 128, page_size * w * 2, page_bytes)
         rows_map = key_map = query_map = tensor_map(base, (64, 1), (128,), (64, 1))
         if page_size % 8 == 0:
-            if fp8:
-                rows_map = tensor_map(
-                    base, (w, page_size, 1, g.groups, pages), (w, w, page_size * w, page_bytes), (w, box, 1, 1, 1), bits=8)
+            bits, strides = (8, (w, 64, page_size * w, page_bytes)) if fp8 else (16, strides)
+            if name == "decode_fp8_tall":
+                rows_map = tensor_map(base, (w, page_size, 1, g.groups, pages), (w, w, *strides[2:]), (w, box, 1, 1, 1), bits, 0)
             elif w % 64:
-                rows_map = tensor_map(base, (w, page_size, 1, g.groups, pages), strides, (64, box, 1, 1, 1))
+                rows_map = tensor_map(base, (w, page_size, 1, g.groups, pages), strides, (64, box, 1, 1, 1), bits)
             else:
-                panels = w // 64 // (2 if name == "decode_wide" else 1) if box == self.defines["BLOCK_N"] else 1
-                rows_map = tensor_map(base, (64, page_size, w // 64, g.groups, pages), strides, (64, box, panels, 1, 1))
+                panels = w // 64 // (2 if name == "decode_wide" else 1) if box == self.block else 1
+                rows_map = tensor_map(base, (64, page_size, w // 64, g.groups, pages), strides, (64, box, panels, 1, 1), bits)
             if g.once:
                 key_map = tensor_map(
                     base + rows_bytes, (g.key, page_size, pages), (g.key * 2, page_bytes), (64, box, 1))
-        if self.defines["QUERY_TILES"] and query_width > 64:
+        if self.defines.get("QUERY_TILES") and query_width > 64:
             head_box = min(64, per_group)
             query_map = tensor_map(
                 self.query.data_ptr(), (64, per_group, batch * query_tokens, g.groups, query_width // 64),
                 (query_width * 2, g.heads * query_width * 2, per_group * query_width * 2, 128),
-                (64, head_box, 64 // head_box, 1, query_panels(self.width, query_width, fp8)))
+                (64, head_box, 64 // head_box, 1, query_panels(query_width + (fp8 and query_width % 64 == 0))))
         self.maps = rows_map, key_map, query_map
         self.params = [
             Params(

@@ -62,8 +62,9 @@ class TensorMap(ctypes.Structure):
     _fields_ = [("words", ctypes.c_ulonglong * 16)]
 
 
-def tensor_map(pointer, shape, strides, box, bits=16):
-    """Innermost dimension first; strides in bytes, from the second on. bf16 in the 128-byte swizzle, or plain bytes."""
+def tensor_map(pointer, shape, strides, box, bits=16, swizzle=None):
+    """Innermost dimension first; strides in bytes, from the second on. bf16 in the 128-byte swizzle, bytes in the 64-byte one
+    unless `swizzle` says otherwise."""
     rank = len(shape)
     aligned = (ctypes.c_char * 256)()
     address = (ctypes.addressof(aligned) + 63) // 64 * 64
@@ -72,6 +73,6 @@ def tensor_map(pointer, shape, strides, box, bits=16):
         _cuda.cuTensorMapEncodeTiled(
             ctypes.c_void_p(address), kind, rank, ctypes.c_void_p(pointer), (ctypes.c_ulonglong * rank)(*shape),
             (ctypes.c_ulonglong * max(1, rank - 1))(*strides), (ctypes.c_uint * rank)(*box),
-            (ctypes.c_uint * rank)(*[1] * rank), 0, 3 if bits == 16 else 0, 2, 0),
+            (ctypes.c_uint * rank)(*[1] * rank), 0, swizzle if swizzle is not None else 3 if bits == 16 else 2, 2, 0),
         f"tensor map {shape} {strides} {box}")
     return TensorMap.from_buffer_copy(ctypes.string_at(address, 128))

@@ -25,7 +25,7 @@ def jobs():
                 for page in (1, 16, 64, 128):
                     name, definitions, _, _ = configure(Geometry(per_group, 1, *shape), rows, page)
                     found.add((name, tuple(sorted(definitions.items())), rows))
-                    if shape[3] and sum(shape[:2]) <= 256 and page > 1:
+                    if shape[3] and page > 1:
                         name, definitions, _, _ = configure(Geometry(per_group, 1, *shape), rows, page, True)
                         found.add((name, tuple(sorted(definitions.items())), rows))
     return sorted({(name, definitions) for name, definitions, _ in found})

@@ -1,11 +1,34 @@
 """The compile-time settings of the decode kernels for a geometry; needs no GPU."""
 
-STATIC = 2048  # bytes of shared memory that the kernels declare themselves, rounded up
+STATIC, STATIC_FP8 = 2048, 5120  # bytes of shared memory that the kernels declare themselves, rounded up
 
 
-def query_panels(width, query_width, fp8):
-    """Panels of 64 query columns in shared memory; the last columns stay in registers where these suffice."""
-    return (query_width if fp8 and width == 256 and query_width % 64 == 0 else query_width - 1) // 64
+def query_panels(query_width):
+    """Panels of 64 query columns in shared memory; the last columns stay in registers."""
+    return (query_width - 1) // 64
+
+
+def configure_fp8(g, rows, page_size, **changes):
+    width = g.shared + g.value
+    if changes.pop("TALL", rows > 32 and width == 256):
+        query_width = g.shared + g.key
+        query, stages, raws = query_panels(query_width + (query_width % 64 == 0)) * 8192, 3, 3
+        left = 228 * 1024 - 1024 - 1024 - query - stages * 64 * 512 - raws * 64 * 256
+        sides = min(raws + stages, left // (64 * 132))
+        per_group = g.heads // g.groups
+        definitions = dict(
+            SHARED=g.shared, VALUE=g.value, KEY=g.key, KEY_ONCE=g.once, PAGE_SIZE=page_size, BLOCK_N=64, STAGES=stages,
+            WARPGROUPS=2, QUERY_TILES=int(64 % per_group == 0 or per_group % 64 == 0), FP8=1, RAW_STAGES=raws,
+            SIDE_STAGES=sides, **changes)
+        shared = query + stages * 64 * 512 + raws * 64 * 256 + sides * 64 * 132
+        return "decode_fp8_tall", definitions, shared, 1
+    tile = changes.pop("ROWS", next(n for n in (16, 32, 64) if n >= min(rows, 64 if width <= 256 else 32)))
+    query, weights = (-(-g.shared // 64) + 1) * tile * 128, 32768 if tile == 64 else 16384
+    stage = -(-width // 64) * 4096 + 8192
+    stages = changes.pop("STAGES", min(8, (228 * 1024 - 1024 - STATIC_FP8 - query - weights) // (stage + 256)))
+    definitions = dict(
+        SHARED=g.shared, VALUE=g.value, KEY=g.key, KEY_ONCE=g.once, PAGE_SIZE=page_size, ROWS=tile, STAGES=stages, **changes)
+    return "decode_fp8", definitions, query + weights + stages * (stage + 256), 1
 
 
 def configure(geometry, rows, page_size, fp8=False, **changes):
@@ -14,6 +37,8 @@ def configure(geometry, rows, page_size, fp8=False, **changes):
     Shared memory holds the queries of a tile and KV stages. More than about 120 KiB of loads on their way only
     lengthen the memory's queues, so that is where the number of stages ends, unless rows are gathered one by one.
     """
+    if fp8:
+        return configure_fp8(geometry, rows, page_size, **changes)
     g = geometry
     width, query_width = g.shared + g.value, g.shared + g.key
     wide = width > 256
@@ -21,23 +46,18 @@ def configure(geometry, rows, page_size, fp8=False, **changes):
     resident = 2 if width <= 128 and groups == 1 else 1
     block = changes.pop("BLOCK_N", 64)
     row_width = width + (0 if g.once else g.key)
-    panels = -(-row_width // 64) + (g.once and not fp8)
-    query = (1 if wide else groups) * query_panels(width, query_width, fp8) * 8192 + 16384 * wide
+    panels = -(-row_width // 64) + g.once
+    query = (1 if wide else groups) * query_panels(query_width) * 8192 + 16384 * wide
     limit = 228 * 1024 // resident - 1024 - STATIC
     if not wide and (limit - query) // (panels * block * 128) < 3:
         block = 32
     stage = panels * block * 128
     most = 2 if wide else 6 if page_size % 8 or groups == 2 else max(3, 120 * 1024 // resident // stage)
-    if fp8:  # blocks as the consumers see them, rows as they are kept, keys with scales
-        most = changes.pop("STAGES", 2)
-        raw, side, left = block * width, block * 128 + 1024, limit - query - most * stage
-        raws = changes.pop("RAW_STAGES", max(n for n in (2, 3, 4) if n == 2 or (left - n * raw) // side > n))
-        changes.update(FP8=1, RAW_STAGES=raws, SIDE_STAGES=min(raws + 3, (left - raws * raw) // side))
     stages = changes.pop("STAGES", min(most, (limit - query) // stage))
     per_group = g.heads // g.groups
     tiles = changes.pop("QUERY_TILES", int(64 % per_group == 0 or per_group % 64 == 0))
     definitions = dict(
         SHARED=g.shared, VALUE=g.value, KEY=g.key, KEY_ONCE=g.once, PAGE_SIZE=page_size, BLOCK_N=block, STAGES=stages,
         WARPGROUPS=groups, QUERY_TILES=tiles, **changes)
-    shared = query + stages * stage + (definitions["RAW_STAGES"] * raw + definitions["SIDE_STAGES"] * side if fp8 else 0)
+    shared = query + stages * stage
     return "decode_wide" if wide else "decode", definitions, shared, resident

@@ -47,6 +47,11 @@ struct KernelVariant: Sendable, CustomTestStringConvertible {
         decode(
             .gla(queryHeads: 128, latentHeads: 2, latentWidth: 256, ropeWidth: 64), queryTokens: 1, page: 64,
             element: .f8e4m3),
+        decode(
+            .gla(queryHeads: 16, latentHeads: 2, latentWidth: 192, ropeWidth: 48), queryTokens: 5, page: 64,
+            element: .f8e4m3),
+        decode(.mla(queryHeads: 16, latentWidth: 512, ropeWidth: 64), queryTokens: 1, page: 64, element: .f8e4m3),
+        decode(.mla(queryHeads: 128, latentWidth: 512, ropeWidth: 64), queryTokens: 1, page: 16, element: .f8e4m3),
         decode(.mla(queryHeads: 128, latentWidth: 512, ropeWidth: 64), queryTokens: 1, page: 64),
         decode(.mla(queryHeads: 128, latentWidth: 512, ropeWidth: 64), queryTokens: 1, page: 1),
         decode(.mla(queryHeads: 16, latentWidth: 512, ropeWidth: 64), queryTokens: 2, page: 64),

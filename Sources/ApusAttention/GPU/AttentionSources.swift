@@ -8,6 +8,8 @@ public enum AttentionSources {
             "append.cu": text(PackageResources.append_cu),
             "check.cu": text(PackageResources.check_cu),
             "decode.cu": text(PackageResources.decode_cu),
+            "decode_fp8.cu": text(PackageResources.decode_fp8_cu),
+            "decode_fp8_tall.cu": text(PackageResources.decode_fp8_tall_cu),
             "decode_wide.cu": text(PackageResources.decode_wide_cu),
             "naive_decode.cu": text(PackageResources.naive_decode_cu),
             "schedule.cu": text(PackageResources.schedule_cu),
@@ -16,10 +18,15 @@ public enum AttentionSources {
 
     /// What the kernel files include.
     public static let headers: [CUDASource.Header] = [
-        CUDASource.Header(name: "decode_fp8.cuh", text: text(PackageResources.decode_fp8_cuh)),
         CUDASource.Header(name: "decode_loads.cuh", text: text(PackageResources.decode_loads_cuh)),
+        CUDASource.Header(name: "decode_parameters.cuh", text: text(PackageResources.decode_parameters_cuh)),
         CUDASource.Header(name: "decode_rows.cuh", text: text(PackageResources.decode_rows_cuh)),
+        CUDASource.Header(name: "fp8_blocks.cuh", text: text(PackageResources.fp8_blocks_cuh)),
+        CUDASource.Header(name: "fp8_codes.cuh", text: text(PackageResources.fp8_codes_cuh)),
+        CUDASource.Header(name: "fp8_loads.cuh", text: text(PackageResources.fp8_loads_cuh)),
+        CUDASource.Header(name: "fp8_products.cuh", text: text(PackageResources.fp8_products_cuh)),
         CUDASource.Header(name: "merge.cuh", text: text(PackageResources.merge_cuh)),
+        CUDASource.Header(name: "partials.cuh", text: text(PackageResources.partials_cuh)),
         CUDASource.Header(name: "ptx.cuh", text: text(PackageResources.ptx_cuh)),
         CUDASource.Header(name: "schedule.cuh", text: text(PackageResources.schedule_cuh)),
         CUDASource.Header(name: "softmax.cuh", text: text(PackageResources.softmax_cuh)),

@@ -20,8 +20,8 @@ public struct GPUCacheFormat: Sendable, Hashable {
     public let element: Element
 
     /// A format. Throws ``GPUAttentionError`` when the kernels do not read it: widths are multiples of 16, outputs at most
-    /// 512 wide, a key kept once at most 64; FP8 only with a key kept once, outputs up to 256 wide and pages of a multiple
-    /// of 8 tokens.
+    /// 512 wide, a key kept once at most 64; FP8 only with a key kept once and pages of 8, 16, 32 or a multiple of 64
+    /// tokens.
     public init(
         geometry: CacheGeometry, pageSize: Int, element: Element = .bf16
     ) throws(GPUAttentionError) {
@@ -46,9 +46,6 @@ public struct GPUCacheFormat: Sendable, Hashable {
         if element == .f8e4m3 {
             try GPUAttentionError.require(
                 once, "groups with their own key", geometry.groups, "a key kept once with FP8")
-            try GPUAttentionError.require(
-                [64, 96, 128, 192, 256].contains(geometry.outputWidth), "output width", geometry.outputWidth,
-                "64, 96, 128, 192 or 256 with FP8")
             try GPUAttentionError.require(
                 [8, 16, 32].contains(pageSize) || pageSize % 64 == 0, "page size", pageSize,
                 "8, 16, 32 or a multiple of 64 with FP8")

@@ -193,28 +193,21 @@ public final class GPUDecodeAttention: Sendable {
     private func makeCacheMaps(_ cache: MapKey) throws -> (rows: CUDATensorMap, key: CUDATensorMap) {
         let nothing = try CUDATensorMap(.bf16, address: cache.address, extents: [64, 1], strides: [128], box: [64, 1])
         guard format.isTiled else { return (nothing, nothing) }
-        let width = format.rowWidth
-        let groups = format.geometry.groups
-        let (page, pageBytes) = (format.pageSize, format.pageBytes)
-        let box = min(page, settings.blockTokens)
-        let rows: CUDATensorMap
-        if format.element == .f8e4m3 {
-            rows = try CUDATensorMap(
-                .u8, address: cache.address, extents: [width, page, 1, groups, cache.count],
-                strides: [width, width, page * width, pageBytes], box: [width, box, 1, 1, 1], swizzle: .none)
-        } else {
-            let whole = width % 64 == 0
-            rows = try CUDATensorMap(
-                .bf16, address: cache.address,
-                extents: whole ? [64, page, width / 64, groups, cache.count] : [width, page, 1, groups, cache.count],
-                strides: [width * 2, 128, page * width * 2, pageBytes],
-                box: [64, box, whole && box == settings.blockTokens ? settings.rowPanels : 1, 1, 1])
-        }
+        let (width, bytes) = (format.rowWidth, format.element == .bf16 ? 2 : 1)
+        let (page, pageBytes, groups) = (format.pageSize, format.pageBytes, format.geometry.groups)
+        // Columns come in runs as wide as a copy's box; a last one that is not full allows one run at a time.
+        let box = settings.rowBox
+        let run = width % box[0] == 0 ? box[0] : width
+        let rows = try CUDATensorMap(
+            format.element == .bf16 ? .bf16 : .u8, address: cache.address,
+            extents: [run, page, width / run, groups, cache.count],
+            strides: [width * bytes, run == width ? 128 : run * bytes, page * width * bytes, pageBytes],
+            box: box + [1, 1], swizzle: settings.rowSwizzle)
         guard format.keyIsOnce else { return (rows, nothing) }
         let keyWidth = format.geometry.key
         let keys = try CUDATensorMap(
             .bf16, address: cache.address + UInt64(format.rowsBytes), extents: [keyWidth, page, cache.count],
-            strides: [keyWidth * 2, pageBytes], box: [64, box, 1])
+            strides: [keyWidth * 2, pageBytes], box: [64, settings.rowBox[1], 1])
         return (rows, keys)
     }
 
@@ -225,7 +218,7 @@ public final class GPUDecodeAttention: Sendable {
         let width = geometry.queryWidth
         let heads = geometry.headsPerGroup
         let map: CUDATensorMap
-        if settings.queryTiles, settings.queryPanels > 0 {
+        if settings.queryPanels > 0 {
             let box = min(64, heads)
             map = try CUDATensorMap(
                 .bf16, address: layer.query,

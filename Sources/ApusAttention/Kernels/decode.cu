@@ -9,7 +9,7 @@
 // Floor: KV bytes over bandwidth, or 2 x rows x tokens x (Q_WIDTH + V_WIDTH) operations over rate.
 #include "decode_rows.cuh"
 
-static_assert(VALUE_PARTS == 1 && STAGES >= (FP8 ? 2 : 3), "settings of this kernel");
+static_assert(VALUE_PARTS == 1 && !FP8 && STAGES >= 3, "settings of this kernel");
 
 extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) decode(
     const __grid_constant__ TensorMap rows_map, const __grid_constant__ TensorMap key_map,
@@ -61,20 +61,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) decode(
             int block = piece.last_block - 1;
             const int valid = piece.length - block * BLOCK_N;
             wait_block(b, taken);
-#if FP8
-            wait_side(b, taken);
-#endif
-            if (valid < BLOCK_N) clear_tail(b, taken, valid, threadIdx.x);
+            if (valid < BLOCK_N) clear_tail(b, taken, valid, threadIdx.x, CONSUMERS, 1);
             mma_fence();
-            score_steps<0, ROW_STEPS>(s, query, tail, block_rows(b, taken), 0);
+            score_steps<0, Q_STEPS>(s, query, tail, block_rows(b, taken), 0);
             mma_commit();
             mma_wait<0>();
             mma_settle(s);
-#if FP8
-            add_key_scores(s, b, query, tail, taken, lane);
-#endif
             int accumulate = 0;
-            scores_to_weights(s, weights, state, b, taken, p.scale_log2, block, all_see, sees, lane);
+            scores_to_weights(s, weights, state, p.scale_log2, block, all_see, sees, lane);
             for (--block; block >= piece.first_block; --block) {
                 if (WARPGROUPS == 2) named_sync(2 + warpgroup, CONSUMERS);
                 mma_fence();
@@ -82,7 +76,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) decode(
                 mma_commit();
                 wait_block(b, taken + 1);
                 mma_fence();
-                score_steps<0, ROW_STEPS>(s, query, tail, block_rows(b, taken + 1), 0);
+                score_steps<0, Q_STEPS>(s, query, tail, block_rows(b, taken + 1), 0);
                 mma_commit();
                 if (WARPGROUPS == 2) named_arrive(3 - warpgroup, CONSUMERS);
                 mma_wait<1>();
@@ -91,11 +85,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) decode(
                 mma_wait<0>();
                 mma_settle(s);
                 ++taken;
-#if FP8
-                add_key_scores(s, b, query, tail, taken, lane);
-#endif
                 rescale(
-                    o, scores_to_weights(s, weights, state, b, taken, p.scale_log2, block, all_see, sees, lane));
+                    o, scores_to_weights(s, weights, state, p.scale_log2, block, all_see, sees, lane));
                 accumulate = 1;
             }
             if (lane == 0) barrier_arrive(b.query_empty);
@@ -120,5 +111,5 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) decode(
         if (piece.slot >= 0) announce_partial(p, piece, lane_of_block(p), partials, cut++);
         piece = next_piece;
     }
-    merge_partials(p, b, memory, lane_of_block(p), partials, cut);
+    merge_partials(p, b.merge_full, memory, lane_of_block(p), partials, cut);
 }

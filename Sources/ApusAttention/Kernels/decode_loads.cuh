@@ -1,43 +1,22 @@
-// What the decode kernels share: parameters, and the producer warpgroup that brings queries and KV blocks.
-//
-// The geometry (CacheGeometry): a query head of group g computes
-//   score  = q_shared . shared[g] + q_key . key[g, or the one kept once]
-//   output = softmax(scale score) [shared[g] | value[g]]
-// MLA, GLA: shared = latent, key = the one RoPE key. GTA: shared | value = the tied state, key = the one RoPE key.
-// MHA, GQA, MQA: value and own key.
-//
-// Layouts (elements):
-//   query     [sequence][query token][query head][shared | key], the heads of one group adjacent
-//   cache     a page: [group][token][shared | value | own key], then [token][once key]; read through the two tensor
-//             maps (or, with GATHER, by row addresses)
-//   output    [sequence][query token][query head][shared | value]; lse [sequence][query token][query head], natural log
-//   partial   [slot][lane][tile row][shared | value] float32, and its lse (base 2) [slot][lane][tile row];
-//             merged at the end of the same launch
-// Query token t of a sequence of `length` tokens sees tokens before length - query_tokens + t + 1.
+// The producer warpgroup of the decode kernels that multiply with bf16 blocks: it brings queries and KV blocks. Geometry
+// and layouts: decode_parameters.cuh.
 //
 // A KV block in shared memory is PANELS panels of 64 columns, BLOCK_N rows of 128 bytes each: the rows, then the key
 // kept once. It comes and goes in PARTS parts (halves of a wide row; the key kept once belongs to the first). The
 // queries of 64 rows are Q_PANELS such panels; their last columns stay in registers where these suffice.
 //
 // Set at compile time: SHARED, VALUE, KEY (multiples of 16), KEY_ONCE, PAGE_SIZE, BLOCK_N, STAGES, WARPGROUPS
-// (consumers, 1 or 2), FP8 (an FP8 cache: decode_fp8.cuh, with RAW_STAGES and SIDE_STAGES), QUERY_TILES (64 is a
-// multiple of the heads of a group or divides them, so that the copy engine can bring the queries).
+// (consumers, 1 or 2), QUERY_TILES (64 is a multiple of the heads of a group or divides them, so that the copy engine can
+// bring the queries), FP8 (an FP8 cache: fp8_blocks.cuh, with RAW_STAGES and SIDE_STAGES; two consumers share one tile).
 #pragma once
 
-#include "merge.cuh"
-#include "ptx.cuh"
-#include "schedule.cuh"
+#include "decode_parameters.cuh"
 
-#ifndef BLOCK_N
-#define BLOCK_N 64
-#endif
 #ifndef GATHER
 #define GATHER (PAGE_SIZE % 8 != 0)
 #endif
 #ifndef FP8
 #define FP8 0
-#endif
-#ifndef RAW_STAGES
 #define RAW_STAGES 0
 #define SIDE_STAGES 0
 #endif
@@ -45,27 +24,22 @@
 #define QUERY_TILES 1
 #endif
 
-#define V_WIDTH (SHARED + VALUE)
-#define ROW_WIDTH (V_WIDTH + (KEY_ONCE ? 0 : KEY))
-#define Q_WIDTH (SHARED + KEY)
 #define ROW_PANELS ((ROW_WIDTH + 63) / 64)
 #define V_PANELS ((V_WIDTH + 63) / 64)
 #define PANELS (ROW_PANELS + (KEY_ONCE && !FP8))  // the key of an FP8 cache is read where it arrives
 #define PANEL_BYTES (BLOCK_N * 128)
 #define STAGE_BYTES (PANELS * PANEL_BYTES)
-#define Q_PANELS ((FP8 && V_WIDTH == 256 && Q_WIDTH % 64 == 0 ? Q_WIDTH : Q_WIDTH - 1) / 64)
+#define Q_PANELS ((FP8 && Q_WIDTH % 64 == 0 ? Q_WIDTH : Q_WIDTH - 1) / 64)
 #define Q_BYTES (Q_PANELS * 64 * 128)  // of 64 rows
 #define TAIL_STEPS ((Q_WIDTH - Q_PANELS * 64) / 16)
 #define TAIL_COUNT (TAIL_STEPS > 0 ? 4 * TAIL_STEPS : 1)
 #define VALUE_PARTS (V_WIDTH > 256 ? 2 : 1)  // warpgroups that share out the columns of one row's output
 #define PARTS VALUE_PARTS
 #define PART_PANELS (ROW_PANELS / PARTS)
-#define ROW_GROUPS (WARPGROUPS / VALUE_PARTS)
+#define ROW_GROUPS (WARPGROUPS / (FP8 ? 2 : VALUE_PARTS))
 #define CONSUMERS (WARPGROUPS * 128)
 #define THREADS (CONSUMERS + 128)
 #define TILE_ROWS (ROW_GROUPS * 64)
-#define BOX (PAGE_SIZE < BLOCK_N ? PAGE_SIZE : BLOCK_N)
-#define BOXES (BLOCK_N / BOX)
 #define RAGGED (ROW_WIDTH % 64 != 0)          // the last panel of a row is not full
 #define WHOLE_BOX (BOXES == 1 && !RAGGED)     // one copy brings all panels of a part's rows
 #define S_COUNT (BLOCK_N / 2)
@@ -74,56 +48,8 @@
 // Narrow outputs leave room for two blocks on a multiprocessor, whose products and softmax overlap.
 #define RESIDENT (V_WIDTH <= 128 && WARPGROUPS == 1 ? 2 : 1)
 
-static_assert(SHARED % 16 == 0 && VALUE % 16 == 0 && KEY % 16 == 0, "columns come in steps of 16");
 static_assert(V_WIDTH <= 512 && (!KEY_ONCE || KEY <= 64), "widths of these kernels");
 static_assert(GATHER || (PAGE_SIZE % BOX == 0 && BLOCK_N % BOX == 0), "pages and blocks must nest");
-
-struct Decode {
-    const bf16_bits *query;
-    const bf16_bits *cache;
-    const int *page_table;  // [sequence][page_stride]
-    const Piece *pieces;
-    const SplitItem *splits;
-    u32 *arrivals;  // [split][lane], multiples of the split's slots between launches
-    bf16_bits *output;
-    float *lse;
-    float *partial;
-    float *partial_lse;
-    long long page_elements;
-    int page_stride;
-    int query_tokens;
-    int query_heads;
-    int heads_per_group;
-    int groups;
-    int lanes;
-    int row_tiles;
-    float scale_log2;  // scale x log2(e)
-};
-
-__device__ __forceinline__ Piece load_piece(const Piece *pieces, int index) {
-    const int4 *words = reinterpret_cast<const int4 *>(pieces + index);
-    int4 a = words[0], b = words[1];
-    return {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
-}
-
-__device__ __forceinline__ Piece following(const Piece *pieces, const Piece &piece) {
-    if (piece.next >= 0) return load_piece(pieces, piece.next);
-    return {-1, 0, 0, 0, 0, -1, -1, 0};
-}
-
-__device__ __forceinline__ int lane_of_block(const Decode &p) {
-    return block_index() % p.lanes;
-}
-
-// (group, row tile) of a lane.
-__device__ __forceinline__ int2 lane_tile(const Decode &p, const Piece &piece, int lane) {
-    int tile = piece.outer * p.lanes + lane;
-    return {tile / p.row_tiles, tile % p.row_tiles};
-}
-
-struct Maps {
-    const TensorMap *rows, *key, *query;
-};
 
 // Addresses in shared memory.
 struct Buffers {
@@ -131,17 +57,23 @@ struct Buffers {
     u32 stages;  // STAGES x STAGE_BYTES
     u32 full, empty;  // barriers of the stages' parts
     u32 query_full, query_empty, merge_full;
-    u32 raw, raw_full, side, side_full, side_empty;  // of an FP8 cache
+    u32 raw, raw_full, keys, scales, side_full, side_empty;  // of an FP8 cache
 };
 
-#define FP8_SIDE_BYTES (BLOCK_N * 128 + 1024)  // a key panel, then scales
+#define RAW_BYTES (BLOCK_N * V_WIDTH)
+#define SIDE_KEY (BLOCK_N * 128)   // the key kept once of a block,
+#define SIDE_SCALES (BLOCK_N * 4)  // and its scales
 #define BARRIERS (2 * STAGES * PARTS + 3 + RAW_STAGES + 2 * SIDE_STAGES)
-#define PRODUCER_REGISTERS (FP8 ? 64 : GATHER && PARTS == 1 ? 56 : 40)
+#define PRODUCER_REGISTERS (FP8 ? 56 : GATHER && PARTS == 1 ? 56 : 40)
 // What the producers leave of a block's registers, in the steps that a warpgroup can ask for.
 #define BLOCK_REGISTERS (RESIDENT == 2 ? 2 * 128 : 3 * 168)  // what a block is launched with, in warpgroups' registers
 #define CONSUMER_REGISTERS ((BLOCK_REGISTERS - PRODUCER_REGISTERS) / WARPGROUPS / 8 * 8)
 // Threads that bring queries where the copy engine cannot.
 #define QUERY_THREADS (GATHER || FP8 ? 128 : 96)
+
+__device__ __forceinline__ u32 block_rows(const Buffers &b, u32 number) {
+    return b.stages + number % STAGES * STAGE_BYTES;
+}
 
 __device__ __forceinline__ Buffers prepare_buffers(void *memory, u64 *barriers, const Maps &maps) {
     Buffers b;
@@ -152,24 +84,25 @@ __device__ __forceinline__ Buffers prepare_buffers(void *memory, u64 *barriers, 
     b.query_full = b.empty + 8 * STAGES * PARTS;
     b.query_empty = b.query_full + 8;
     b.merge_full = b.query_empty + 8;
-    b.side = b.stages + STAGES * STAGE_BYTES;
-    b.raw = b.side + SIDE_STAGES * FP8_SIDE_BYTES;
+    b.raw = b.stages + STAGES * STAGE_BYTES;
+    b.keys = b.raw + RAW_STAGES * RAW_BYTES;
+    b.scales = b.keys + SIDE_STAGES * SIDE_KEY;
     b.raw_full = b.merge_full + 8;
     b.side_full = b.raw_full + 8 * RAW_STAGES;
     b.side_empty = b.side_full + 8 * SIDE_STAGES;
     if (threadIdx.x == 0) {
         for (int i = 0; i < STAGES * PARTS; ++i) {
             barrier_init(b.full + 8 * i, GATHER || FP8 ? 128 : 1);
-            barrier_init(b.empty + 8 * i, WARPGROUPS / PARTS * 4);
+            barrier_init(b.empty + 8 * i, ROW_GROUPS * 4);
+        }
+        for (int i = 0; i < RAW_STAGES; ++i) barrier_init(b.raw_full + 8 * i, 1);
+        for (int i = 0; i < SIDE_STAGES; ++i) {
+            barrier_init(b.side_full + 8 * i, 1);
+            barrier_init(b.side_empty + 8 * i, 4);
         }
         barrier_init(b.query_full, QUERY_TILES ? 1 : QUERY_THREADS);
         barrier_init(b.query_empty, WARPGROUPS * 4);
         barrier_init(b.merge_full, 1);
-        for (int i = 0; i < RAW_STAGES; ++i) barrier_init(b.raw_full + 8 * i, 1);
-        for (int i = 0; i < SIDE_STAGES; ++i) {
-            barrier_init(b.side_full + 8 * i, 1);
-            barrier_init(b.side_empty + 8 * i, WARPGROUPS * 4);
-        }
         barrier_init_fence();
         if (QUERY_TILES) prefetch_map(maps.query);
         if (!GATHER) {
@@ -236,9 +169,9 @@ __device__ __forceinline__ void load_queries(
 #define WARP_ROWS (BLOCK_N / 4)
 #define GATHER_LAG (STAGES - 2)
 #define ROW_COPIES (ROW_WIDTH / 8 / PARTS)
-#define ROW_LANES (ROW_COPIES <= 8 ? 8 : ROW_COPIES <= 16 ? 16 : 32)  // lanes that copy one part of a row
+#define ROW_LANES (ROW_COPIES <= 8 ? 8 : ROW_COPIES <= 16 || PARTS == 2 ? 16 : 32)  // lanes that copy one part of a row
 #define KEY_LANES (KEY / 8 <= 4 ? 4 : 8)
-#define GATHER_UNROLL (VALUE_PARTS == 2 ? 2 : RESIDENT == 2 ? 4 : WARPGROUPS == 2 ? 8 : WARP_ROWS)  // as registers allow
+#define GATHER_UNROLL (VALUE_PARTS == 2 ? 1 : RESIDENT == 2 ? 4 : WARPGROUPS == 2 ? 8 : WARP_ROWS)  // as registers allow
 
 __device__ __forceinline__ int gather_page(const int *table, int length, int block, int warp, int lane) {
     int token = block * BLOCK_N + warp * WARP_ROWS + lane % WARP_ROWS;
@@ -356,7 +289,7 @@ __device__ __forceinline__ void produce(
 }
 #else
 #if FP8
-#include "decode_fp8.cuh"
+#include "fp8_blocks.cuh"
 #else
 // One warp: the blocks of the pieces from `index` on.
 __device__ __forceinline__ void produce_blocks(
@@ -439,4 +372,3 @@ __device__ __forceinline__ void produce(
 }
 #endif
 #endif
-

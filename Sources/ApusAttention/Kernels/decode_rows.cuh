@@ -2,15 +2,13 @@
 #pragma once
 
 #include "decode_loads.cuh"
-#include "softmax.cuh"
 
-// Where a tile's row lies in the output, in rows.
-__device__ __forceinline__ long long output_row(const Decode &p, const Piece &piece, int2 tile, int local) {
-    int row = tile.y * TILE_ROWS + local;
-    int token = row / p.heads_per_group;
-    int head = tile.x * p.heads_per_group + row - token * p.heads_per_group;
-    return ((long long)piece.sequence * p.query_tokens + token) * p.query_heads + head;
-}
+// Shared memory that the merge may take.
+#define MERGE_BYTES (ROW_GROUPS * Q_BYTES + STAGES * STAGE_BYTES + RAW_STAGES * RAW_BYTES + SIDE_STAGES * SIDE_KEY)
+#define MERGE_PARTS (VALUE_PARTS * RESIDENT)
+
+#include "partials.cuh"
+#include "softmax.cuh"
 
 // The last columns of this thread's two query rows, as the operand A of TAIL_STEPS products.
 __device__ __forceinline__ void load_tail_queries(
@@ -59,7 +57,6 @@ __device__ __forceinline__ void score_steps(
 }
 
 #define Q_STEPS (Q_WIDTH / 16)
-#define ROW_STEPS (FP8 ? SHARED / 16 : Q_STEPS)  // those whose keys lie in a block as the consumers get it
 
 // O (+)= P V for one block; V is O_WIDTH columns from `stage` on.
 __device__ __forceinline__ void values(float (&o)[O_COUNT], const u32 (&weights)[S_COUNT / 2], u32 stage, int accumulate) {
@@ -96,10 +93,6 @@ __device__ __forceinline__ void wait_block(const Buffers &b, u32 number, int par
     if (GATHER && STAGES == 2) fence_async_proxy();
 }
 
-__device__ __forceinline__ u32 block_rows(const Buffers &b, u32 number) {
-    return b.stages + number % STAGES * STAGE_BYTES;
-}
-
 // Gives a block's part back, once a warpgroup's products have read it.
 __device__ __forceinline__ void release_block(const Buffers &b, u32 number, int lane, int part = 0) {
     if (lane == 0) barrier_arrive(b.empty + 8 * (number % STAGES * PARTS + part));
@@ -115,80 +108,26 @@ __device__ __forceinline__ void clear_rows(u32 panels, int valid, int thread, in
         store_shared_zero_16(panels + (i / chunks) * PANEL_BYTES + valid * 128 + (i % chunks) * 16);
 }
 
-#if FP8
-// The key panel and the scales of a block.
-__device__ __forceinline__ u32 side_block(const Buffers &b, u32 number) {
-    return b.side + number % SIDE_STAGES * FP8_SIDE_BYTES;
-}
-
-__device__ __forceinline__ void wait_side(const Buffers &b, u32 number) {
-    barrier_wait(b.side_full + 8 * (number % SIDE_STAGES), (number / SIDE_STAGES) & 1);
-}
-
-__device__ __forceinline__ void release_side(const Buffers &b, u32 number, int lane) {
-    if (lane == 0) barrier_arrive(b.side_empty + 8 * (number % SIDE_STAGES));
-}
-
-// Scores or weights times their tokens' scales.
-__device__ __forceinline__ void apply_scales(float (&s)[S_COUNT], u32 side, int lane) {
-    const u32 scales = side + SIDE_KEY + lane % 4 * 8;
-#pragma unroll
-    for (int i = 0; i < S_COUNT / 4; ++i) {
-        const float2 x = load_shared_2_floats(scales + i * 32);
-        s[4 * i] *= x.x;
-        s[4 * i + 1] *= x.y;
-        s[4 * i + 2] *= x.x;
-        s[4 * i + 3] *= x.y;
-    }
-}
-#endif
-
-#if FP8
-// Scores against a block's rows take the tokens' scales, and the part of the key kept once, which has none.
-__device__ __forceinline__ void add_key_scores(
-    float (&s)[S_COUNT], const Buffers &b, u32 query, const u32 (&tail)[TAIL_COUNT], u32 number, int lane
-) {
-    wait_side(b, number);
-    apply_scales(s, side_block(b, number), lane);
-    mma_fence();
-    score_steps<ROW_STEPS, Q_STEPS>(s, query, tail, side_block(b, number), 1);
-    mma_commit();
-    mma_wait<0>();
-    mma_settle(s);
-}
-#endif
-
-// The last block of a sequence, `valid` tokens of which exist, made safe to multiply with.
-__device__ __forceinline__ void clear_tail(const Buffers &b, u32 number, int valid, int thread) {
-    clear_rows<V_PANELS>(block_rows(b, number), valid, thread, CONSUMERS);
-#if FP8
-    for (int i = valid + thread; i < BLOCK_N; i += CONSUMERS) store_shared_4(side_block(b, number) + SIDE_KEY + i * 4, 0x3f800000);
-#endif
+// The last block of a sequence, `valid` tokens of which exist, made safe to multiply with by `threads` threads.
+__device__ __forceinline__ void clear_tail(const Buffers &b, u32 number, int valid, int thread, int threads, int barrier) {
+    clear_rows<V_PANELS>(block_rows(b, number), valid, thread, threads);
     fence_async_proxy();
-    named_sync(1, CONSUMERS);
+    named_sync(barrier, threads);
 }
 
 // Scores to packed weights; `block` is their place in the sequence. Returns the factors for what was accumulated. A warp
 // without rows has nothing to do.
 __device__ __forceinline__ float2 scores_to_weights(
-    float (&s)[S_COUNT], u32 (&weights)[S_COUNT / 2], RowState &state, const Buffers &b, u32 number, float scale,
-    int block, int all_see, int2 sees, int lane
+    float (&s)[S_COUNT], u32 (&weights)[S_COUNT / 2], RowState &state, float scale, int block, int all_see, int2 sees,
+    int lane
 ) {
     if (sees.x == NO_ROWS) {
-#if FP8
-        release_side(b, number, lane);
-#endif
 #pragma unroll
         for (int i = 0; i < S_COUNT / 2; ++i) weights[i] = 0;
         return {1.0f, 1.0f};
     }
     if ((block + 1) * BLOCK_N > all_see) mask_scores(s, {sees.x - block * BLOCK_N, sees.y - block * BLOCK_N}, lane);
     const float2 factor = softmax_block(s, state, scale);
-#if FP8
-    apply_scales(s, side_block(b, number), lane);
-    __syncwarp();
-    release_side(b, number, lane);
-#endif
     pack_weights(weights, s);
     return factor;
 }
@@ -204,10 +143,11 @@ __device__ __forceinline__ uint4 transpose_quad(u32 a, u32 b, u32 c, u32 d, int 
     return high ? make_uint4(u, v, p2, p3) : make_uint4(p0, p1, u, v);
 }
 
-// This thread's part of a finished piece: columns [column, column + O_WIDTH) of its rows, to the output or, for a
-// cut sequence, among the partial results. `finished` is what finish_row gave.
+// This thread's part of a finished piece, the COUNT elements of `o` from FIRST on: columns [column, column + 2 COUNT) of
+// its rows, to the output or, for a cut sequence, among the partial results. `finished` is what finish_row gave.
+template <int FIRST = 0, int COUNT = O_COUNT>
 __device__ __forceinline__ void write_result(
-    const Decode &p, const Piece &piece, int2 tile, int lane_index, float (&o)[O_COUNT],
+    const Decode &p, const Piece &piece, int2 tile, int lane_index, const float (&o)[O_COUNT],
     const float2 (&finished)[2], int group, int column, int thread
 ) {
     const int warp = thread / 32, lane = thread % 32;
@@ -225,87 +165,21 @@ __device__ __forceinline__ void write_result(
             if (writes_lse) p.partial_lse[index] = finished[half].y;
             float *target = p.partial + index * V_WIDTH + column + (lane % 4) * 2;
 #pragma unroll
-            for (int i = 0; i < O_COUNT / 4; ++i)
+            for (int i = 0; i < COUNT / 4; ++i)
                 *reinterpret_cast<float2 *>(target + i * 8) =
-                    make_float2(o[4 * i + 2 * half] * inverse, o[4 * i + 2 * half + 1] * inverse);
+                    make_float2(o[FIRST + 4 * i + 2 * half] * inverse, o[FIRST + 4 * i + 2 * half + 1] * inverse);
         } else {
             const long long index = output_row(p, piece, tile, local);
             if (valid && writes_lse) p.lse[index] = finished[half].y * 0.69314718055994531f;
             bf16_bits *target = p.output + index * V_WIDTH + column + (lane % 4) * 8;
 #pragma unroll
-            for (int i = 0; i < O_COUNT / 16; ++i) {
-                const float *x = &o[16 * i + 2 * half];
+            for (int i = 0; i < COUNT / 16; ++i) {
+                const float *x = &o[FIRST + 16 * i + 2 * half];
                 uint4 words = transpose_quad(
                     pack_bf16(x[0] * inverse, x[1] * inverse), pack_bf16(x[4] * inverse, x[5] * inverse),
                     pack_bf16(x[8] * inverse, x[9] * inverse), pack_bf16(x[12] * inverse, x[13] * inverse), lane);
                 if (valid) *reinterpret_cast<uint4 *>(target + i * 32) = words;
             }
         }
-    }
-}
-
-// The cut sequences of this block, at most two; in shared memory.
-struct Partials {
-    Piece pieces[2];
-    SplitItem items[2];
-    u32 arrivals[2];
-};
-
-// At a piece's start: its split is wanted at the end, when a read would be waited for.
-__device__ __forceinline__ void fetch_split(const Decode &p, const Piece &piece, Partials &partials, int number) {
-    if (piece.slot >= 0 && threadIdx.x == 0) {
-        copy_16(shared_address(&partials.items[number]), p.splits + piece.split, 16);
-        copies_commit();
-    }
-}
-
-// After all consumers have written a partial result: whoever sees the count complete may read them.
-__device__ __forceinline__ void announce_partial(
-    const Decode &p, const Piece &piece, int lane_index, Partials &partials, int number
-) {
-    named_sync(1, CONSUMERS);
-    if (threadIdx.x == 0) {
-        partials.pieces[number] = piece;
-        partials.arrivals[number] = add_release(p.arrivals + piece.split * p.lanes + lane_index);
-    }
-}
-
-// After the last piece all of shared memory serves the merge: weights, then staged partial rows.
-#define MERGE_WEIGHTS 2048
-#if !FP8
-#define RAW_BYTES 0
-#endif
-#define MERGE_BYTES                                                                                                    \
-    (ROW_GROUPS * Q_BYTES + STAGES * STAGE_BYTES + SIDE_STAGES * FP8_SIDE_BYTES + RAW_STAGES * RAW_BYTES - MERGE_WEIGHTS)
-#define MERGE_PARTS (VALUE_PARTS * RESIDENT)
-static_assert(MERGE_BYTES >= 132 * RESIDENT * (V_WIDTH / MERGE_PARTS) * 4, "shared memory of the merge");
-
-// Each contributor of a cut item merges its share of the rows. All blocks of the grid are resident (the grid is no
-// larger than the device) and none waits before its own pieces are done.
-__device__ __forceinline__ void merge_partials(
-    const Decode &p, const Buffers &b, unsigned char *memory, int lane_index, Partials &partials, int count
-) {
-    u32 phase = 0;
-    for (int i = 0; i < count; ++i) {
-        if (threadIdx.x == 0) {
-            copies_wait<0>();
-            const int slots = partials.items[i].slots;
-            const u32 *arrivals = p.arrivals + partials.pieces[i].split * p.lanes + lane_index;
-            const u32 goal = (partials.arrivals[i] / slots + 1) * slots;
-            while ((int)(load_acquire(arrivals) - goal) < 0) {}
-        }
-        named_sync(1, CONSUMERS);
-        const Piece piece = partials.pieces[i];
-        const SplitItem item = partials.items[i];
-        const int2 tile = lane_tile(p, piece, lane_index);
-        const int valid = min(TILE_ROWS, p.heads_per_group * p.query_tokens - tile.y * TILE_ROWS);
-        const int share = piece.slot - item.first_slot;
-        const long long first = ((long long)item.first_slot * p.lanes + lane_index) * TILE_ROWS;
-        MergeRows rows = {
-            p.partial + first * V_WIDTH, p.partial_lse + first, (long long)p.lanes * TILE_ROWS, item.slots,
-            valid * share / item.slots, valid * (share + 1) / item.slots};
-        phase = merge_rows<V_WIDTH, MERGE_PARTS, CONSUMERS>(
-            rows, reinterpret_cast<float *>(memory), reinterpret_cast<float *>(memory + MERGE_WEIGHTS), MERGE_BYTES,
-            b.merge_full, phase, threadIdx.x, [&](int local) { return output_row(p, piece, tile, local); }, p.output, p.lse);
     }
 }

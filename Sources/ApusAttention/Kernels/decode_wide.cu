@@ -129,7 +129,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) decode_wide(
             if (warpgroup == 0) {
                 block_scores(s, b, b.query, tail, taken);
                 const float2 factor = scores_to_weights(
-                    s, weights, state, b, taken, p.scale_log2, block, all_see, sees, lane);
+                    s, weights, state, p.scale_log2, block, all_see, sees, lane);
                 hand_over(mine, weights, state, warp, lane);
                 named_arrive(FIRST_READY, CONSUMERS);
                 if (valid < BLOCK_N) {
@@ -171,7 +171,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) decode_wide(
                 mma_commit();
                 if (paired) {
                     const float2 own = scores_to_weights(
-                        s, weights, state, b, taken + 1, p.scale_log2, block, all_see, sees, lane);
+                        s, weights, state, p.scale_log2, block, all_see, sees, lane);
                     hand_over(mine, weights, state, warp, lane);
                     named_arrive(SECOND_READY, CONSUMERS);
                     mma_wait<0>();
@@ -224,5 +224,5 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) decode_wide(
         if (piece.slot >= 0) announce_partial(p, piece, lane_of_block(p), partials, cut++);
         piece = next_piece;
     }
-    merge_partials(p, b, memory, lane_of_block(p), partials, cut);
+    merge_partials(p, b.merge_full, memory, lane_of_block(p), partials, cut);
 }

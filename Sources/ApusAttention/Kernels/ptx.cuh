@@ -67,6 +67,19 @@ __device__ __forceinline__ void named_arrive(u32 id, u32 threads) {
     asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
+// Whether `mine` holds in any of the threads.
+__device__ __forceinline__ bool named_sync_any(u32 id, u32 threads, bool mine) {
+    u32 any;
+    asm volatile(
+        "{\n"
+        ".reg .pred mine, any;\n"
+        "setp.ne.u32 mine, %1, 0;\n"
+        "barrier.cta.red.or.pred any, %2, %3, mine;\n"
+        "selp.u32 %0, 1, 0, any;\n"
+        "}\n" : "=r"(any) : "r"((u32)mine), "r"(id), "r"(threads) : "memory");
+    return any;
+}
+
 // ---- ordering and launch overlap ----
 
 // Makes this thread's ordinary writes to shared memory visible to wgmma and to the copy engine.
@@ -144,6 +157,46 @@ __device__ __forceinline__ float2 load_shared_2_floats(u32 source) {
     return words;
 }
 
+__device__ __forceinline__ float load_shared_float(u32 source) {
+    float word;
+    asm volatile("ld.shared.f32 %0, [%1];" : "=f"(word) : "r"(source) : "memory");
+    return word;
+}
+
+__device__ __forceinline__ float4 load_shared_4_floats(u32 source) {
+    float4 words;
+    asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(words.x), "=f"(words.y), "=f"(words.z), "=f"(words.w)
+                 : "r"(source)
+                 : "memory");
+    return words;
+}
+
+__device__ __forceinline__ void store_shared_4_floats(u32 target, float4 words) {
+    asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(target), "f"(words.x), "f"(words.y), "f"(words.z),
+                 "f"(words.w)
+                 : "memory");
+}
+
+// Four matrices of 8 x 8 halves, transposed: lane t gives the address of row t % 8 of matrix t / 8, and gets rows
+// 2 (t % 4) and the next of column t / 4 of each.
+__device__ __forceinline__ uint4 load_matrices_transposed(u32 row) {
+    uint4 words;
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(words.x), "=r"(words.y), "=r"(words.z), "=r"(words.w)
+                 : "r"(row)
+                 : "memory");
+    return words;
+}
+
+// Four matrices of 8 x 8 halves: lane t gives the address of row t % 8 of matrix t / 8, and columns 2 (t % 4) and the next
+// of row t / 4 of each.
+__device__ __forceinline__ void store_matrices(u32 row, u32 a, u32 b, u32 c, u32 d) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(row), "r"(a), "r"(b), "r"(c),
+                 "r"(d)
+                 : "memory");
+}
+
 __device__ __forceinline__ uint4 load_shared_16(u32 source) {
     uint4 words;
     asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
@@ -211,6 +264,12 @@ __device__ __forceinline__ float exp2_approximate(float x) {
     return y;
 }
 
+__device__ __forceinline__ float reciprocal_approximate(float x) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 __device__ __forceinline__ float log2_approximate(float x) {
     float y;
     asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
@@ -238,16 +297,13 @@ __device__ __forceinline__ u32 multiply_bf16(u32 a, u32 b) {
     return product;
 }
 
-// Bytes 0 and 1, or 2 and 3, to two halves, each byte's highest bit replicated above it.
-__device__ __forceinline__ u32 spread_low(u32 bytes) {
+// Two of the four bytes to two halves, each byte's highest bit replicated above it: FIRST to the low half.
+template <int FIRST, int SECOND>
+__device__ __forceinline__ u32 spread_bytes(u32 bytes) {
     u32 halves;
-    asm("prmt.b32 %0, %1, 0, 0x9180;" : "=r"(halves) : "r"(bytes));
-    return halves;
-}
-
-__device__ __forceinline__ u32 spread_high(u32 bytes) {
-    u32 halves;
-    asm("prmt.b32 %0, %1, 0, 0xb3a2;" : "=r"(halves) : "r"(bytes));
+    asm("prmt.b32 %0, %1, 0, %2;"
+        : "=r"(halves)
+        : "r"(bytes), "n"(FIRST | (FIRST | 8) << 4 | SECOND << 8 | (SECOND | 8) << 12));
     return halves;
 }
 
@@ -295,6 +351,7 @@ __device__ __forceinline__ void mma_settle(float (&d)[count]) {
     for (int i = 0; i < count; ++i) asm volatile("" : "+f"(d[i])::"memory");
 }
 
+#define APUS_REGS_8 "%0, %1, %2, %3, %4, %5, %6, %7"
 #define APUS_REGS_16 \
     "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
 #define APUS_REGS_32 \
@@ -369,6 +426,7 @@ struct Mma;
                      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b), "r"(accumulate));                                   \
     }
 
+APUS_MMA(16, 8, "8", "9", "10", "8", "9", "10", "11", "12", "13")
 APUS_MMA(32, 16, "16", "17", "18", "16", "17", "18", "19", "20", "21")
 APUS_MMA(64, 32, "32", "33", "34", "32", "33", "34", "35", "36", "37")
 APUS_MMA(96, 48, "48", "49", "50", "48", "49", "50", "51", "52", "53")

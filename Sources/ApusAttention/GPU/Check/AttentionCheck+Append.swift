@@ -18,7 +18,7 @@ struct AppendCase: CustomStringConvertible {
     init(_ random: inout SplitMix64) throws {
         let family: AttentionCheck.Family = [.latent, .latent, .tied, .grouped].randomElement(using: &random)!
         let geometry = try DecodeCase.geometry(family, &random)
-        let canBeFP8 = geometry.keyKept == .once && geometry.outputWidth <= 256
+        let canBeFP8 = geometry.keyKept == .once
         let isFP8 = canBeFP8 && Bool.random(using: &random)
         let pages = isFP8 ? [8, 16, 64, 128] : [1, 3, 16, 64, 128]
         format = try GPUCacheFormat(
