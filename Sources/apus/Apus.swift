@@ -16,6 +16,7 @@ struct Apus: AsyncParsableCommand {
             Serve.self,
             DataCommand.self,
             Tokenize.self,
+            SchemaCommand.self,
             Logits.self,
             Evaluate.self,
             Inspect.self,

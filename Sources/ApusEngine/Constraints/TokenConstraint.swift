@@ -11,7 +11,8 @@ public protocol TokenConstraint: Sendable {
 public protocol TokenConstraintState {
     /// The tokens that may come next. Tokens that end the sequence are among them exactly where ``isComplete`` holds.
     ///
-    /// Never empty: where nothing else may follow, a token that ends the sequence does.
+    /// Where nothing else may follow, a token that ends the sequence does; the set is empty only where the vocabulary cannot
+    /// spell what must come.
     func allowedMask() -> TokenMask
 
     /// Goes on past a token of the last mask. A token that was not allowed leaves the state as it was and answers false.
@@ -45,6 +46,12 @@ public struct TokenMask: Sendable, Equatable {
     public mutating func insert(_ token: Int32) {
         guard token >= 0, Int(token) < vocabularySize else { return }
         words[Int(token) >> 6] |= 1 << UInt64(token & 63)
+    }
+
+    /// Adds the tokens of another set over the same vocabulary.
+    public mutating func formUnion(_ other: TokenMask) {
+        precondition(other.vocabularySize == vocabularySize, "sets over different vocabularies")
+        for index in words.indices { words[index] |= other.words[index] }
     }
 
     /// The number of tokens in the set.
