@@ -18,6 +18,8 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     typealias OutboundIn = HTTPResponsePart
     typealias OutboundOut = HTTPResponsePart
 
+    private static let sendBufferBytes: SocketOptionValue = 256 << 10
+
     private let bodyTimeout: TimeAmount
     private let writeTimeout: TimeAmount
     private var body: Scheduled<Void>?
@@ -36,6 +38,11 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     func onClose(_ handler: (@Sendable () -> Void)?) {
         closeHandler = handler
         if isClosed { handler?() }
+    }
+
+    func handlerAdded(context: ChannelHandlerContext) {
+        // What the system would grow to megabytes for each client that does not read.
+        try? context.channel.syncOptions?.setOption(.socketOption(.so_sndbuf), value: Self.sendBufferBytes)
     }
 
     func channelRead(context: ChannelHandlerContext, data: NIOAny) {

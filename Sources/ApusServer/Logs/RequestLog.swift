@@ -9,6 +9,8 @@ struct RequestLog: Sendable {
     let request: Request
     let status: Int
 
+    private static let probes: Set<String> = ["/health", "/ready", "/metrics"]
+
     func write() {
         let record = context.record.snapshot
         let route = context.endpointPath ?? "other"
@@ -28,6 +30,8 @@ struct RequestLog: Sendable {
         }
         if let trace = record.traceParent { metadata["trace_id"] = "\(RequestNames.traceID(trace))" }
         if let failure = record.failure { metadata["error"] = "\(failure.message)" }
-        context.logger.log(level: final >= 500 ? .error : .info, "request", metadata: metadata)
+        // What probes and dashboards ask every second would drown the rest.
+        let isProbe = Self.probes.contains(route) && final < 400
+        context.logger.log(level: final >= 500 ? .error : isProbe ? .debug : .info, "request", metadata: metadata)
     }
 }

@@ -40,6 +40,9 @@ struct APIRouter {
         add(.post, "/v1/completions") { try await completions.respond($0, $1) }
         let chat = ChatRoute(service: service)
         add(.post, "/v1/chat/completions") { try await chat.respond($0, $1) }
+        let vectors = VectorRoutes(service: service)
+        add(.post, "/v1/embeddings") { try await vectors.embeddings($0, $1) }
+        add(.post, "/v1/score") { try await vectors.scores($0, $1) }
         let tokens = TokenRoutes(service: service)
         add(.post, "/tokenize") { try await tokens.tokenize($0, $1) }
         add(.post, "/detokenize") { try await tokens.detokenize($0, $1) }

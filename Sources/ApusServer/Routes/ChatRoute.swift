@@ -12,12 +12,15 @@ struct ChatRoute: Sendable {
             try service.checkModel(body.common.model)
             return (body, try service.chatTokens(body))
         }
+        let tools = ToolUse(body, template: service.model.chatTemplate)
+        let format = tools?.schema.map { ResponseFormat.jsonSchema($0) } ?? body.responseFormat
+        let constraint = try await service.constraints.constraint(format)
         let id = "chatcmpl-" + context.record.snapshot.id
         var sampling = body.common.sampling
         sampling.maxTokens = body.common.maxTokens ?? service.context
         let work = GenerationRequest(
             id: id, prompt: prompt, sampling: sampling, samples: body.common.samples, priority: body.common.priority,
-            constraint: try service.constraint(body.responseFormat), skipSpecialTokens: body.common.skipSpecialTokens,
+            constraint: constraint, skipSpecialTokens: body.common.skipSpecialTokens,
             deadline: service.deadline(context))
         let generation = RunningGeneration(
             streams: try service.submit([work], promptField: "messages"), samples: body.common.samples,
@@ -25,7 +28,7 @@ struct ChatRoute: Sendable {
         let usage = Usage(promptTokens: prompt.count)
         let reply = ChatReply(
             id: id, created: service.now, model: service.configuration.modelNames[0],
-            logprobs: sampling.logprobs == nil ? nil : LogprobsWriter(names: service.tokenNames))
+            logprobs: sampling.logprobs == nil ? nil : LogprobsWriter(names: service.tokenNames), tools: tools)
         guard !body.common.stream else {
             return generation.streamed(
                 by: reply.encoder(samples: body.common.samples, includesUsage: body.common.includeUsage), usage: usage,

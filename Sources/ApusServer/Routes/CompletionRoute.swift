@@ -13,10 +13,11 @@ struct CompletionRoute: Sendable {
             try service.checkModel(body.common.model)
             return (body, try body.prompts.map { (prompt) throws(APIError) -> [Int32] in try tokens(prompt, body) })
         }
+        let constraint = try await service.constraints.constraint(body.responseFormat)
         let id = "cmpl-" + context.record.snapshot.id
         let generation = RunningGeneration(
             streams: try service.submit(
-                try requests(body, prompts, id: id, context), promptField: "prompt"),
+                requests(body, prompts, constraint, id: id, context), promptField: "prompt"),
             samples: body.common.samples, keepsTokens: body.common.sampling.logprobs != nil,
             isEnd: service.endPredicate(body.common.sampling))
         let usage = Usage(promptTokens: prompts.reduce(0) { $0 + $1.count })
@@ -52,9 +53,9 @@ struct CompletionRoute: Sendable {
     }
 
     private func requests(
-        _ body: CompletionRequest, _ prompts: [[Int32]], id: String, _ context: APIContext
-    ) throws(APIError) -> [GenerationRequest] {
-        let constraint = try service.constraint(body.responseFormat)
+        _ body: CompletionRequest, _ prompts: [[Int32]], _ constraint: JSONConstraint?, id: String,
+        _ context: APIContext
+    ) -> [GenerationRequest] {
         var result: [GenerationRequest] = []
         for (place, prompt) in prompts.enumerated() {
             var sampling = body.common.sampling

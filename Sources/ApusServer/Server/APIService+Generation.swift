@@ -35,15 +35,6 @@ extension APIService {
         return result
     }
 
-    /// The rule about tokens that makes an output what `format` says; nil where anything will do.
-    func constraint(_ format: ResponseFormat) throws(APIError) -> (any TokenConstraint)? {
-        switch format {
-        case .text: return nil
-        case .jsonObject, .jsonSchema:
-            throw .invalid("response_format: not supported by this server", parameter: "response_format")
-        }
-    }
-
     /// The tokens of a conversation.
     func chatTokens(_ body: ChatRequest) throws(APIError) -> [Int32] {
         let tools = body.toolChoice == .none ? [] : body.tools

@@ -10,12 +10,14 @@ final class APIService: Sendable {
     let configuration: APIServerConfiguration
     let started = Int(Date().timeIntervalSince1970)
     let counters = HTTPCounters()
+    let constraints: ConstraintStore
     /// Tokens that prompt and output can have together.
     let context: Int
     private let draining = Atomic<Bool>(false)
 
     init(engine: Engine, configuration: APIServerConfiguration) {
         model = engine.model
+        constraints = ConstraintStore(engine.model)
         context = engine.context
         self.engine = engine
         self.configuration = configuration

@@ -52,7 +52,10 @@ struct ChatRequest: Sendable {
         var result: [ChatMessage] = []
         for element in try node.elements() {
             try checkParts(element)
-            result.append(try ChatMessage(element))
+            var message = try ChatMessage(element)
+            // Where a message only calls tools: many templates join its content to other text.
+            if message.content == nil { message.content = .text("") }
+            result.append(message)
         }
         guard !result.isEmpty else { throw node.error(expected: "a non-empty array of messages") }
         return result

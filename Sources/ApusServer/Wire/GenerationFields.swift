@@ -53,13 +53,8 @@ struct GenerationFields: Sendable {
         if let value = try fields.double("min_p", 0...1) { sampling.minP = value }
         if let value = try fields.double("presence_penalty", -2...2) { sampling.presencePenalty = value }
         if let value = try fields.double("frequency_penalty", -2...2) { sampling.frequencyPenalty = value }
-        if let value = try fields.double("repetition_penalty", 0...10) {
-            guard value > 0 else {
-                throw .invalid(
-                    "repetition_penalty: expected a number above 0, found 0", parameter: "repetition_penalty")
-            }
-            sampling.repetitionPenalty = value
-        }
+        // Smaller ones divide logits beyond what a float holds.
+        if let value = try fields.double("repetition_penalty", 0.01...10) { sampling.repetitionPenalty = value }
         sampling.seed =
             try fields.int("seed", Int.min...Int.max).map { UInt64(bitPattern: Int64($0)) }
             ?? .random(in: 0...UInt64.max)

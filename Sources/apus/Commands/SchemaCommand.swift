@@ -24,8 +24,7 @@ struct SchemaCommand: ParsableCommand {
     @Option(help: "Random texts to draw from each schema.") var samples = 3
     @Option(help: "Tokens of a random text, about.") var tokens = 60
     @Option(help: "Seed of the random texts.") var seed: UInt64 = 0
-    @Option(help: "A file with one JSON document a line, to be tried with each schema.") var accept:
-        String?
+    @Option(help: "A file with one JSON document a line, to be tried with each schema.") var accept: String?
     @Flag(help: "Allow no white space between the parts of JSON.") var compact = false
     @Flag(help: "Print a JSON array with an object a schema.") var json = false
 

@@ -36,9 +36,9 @@ struct Serve: AsyncParsableCommand {
     var ask: String?
 
     func run() async throws {
-        let languageModel = try model.load()
+        let languageModel = try model.load(acceptsScoreHead: true)
         let loop = APIServer.makeEventLoop()
-        var sizes = engine.configuration(cacheType: try model.cacheDType())
+        var sizes = try engine.configuration(for: languageModel, cacheType: try model.cacheDType())
         sizes.deliver = APIServer.delivery(on: loop)
         let engine = try Engine(languageModel, sizes)
         let configuration = try server.configuration(model: model.model)

@@ -1,4 +1,5 @@
 import ApusEngine
+import ApusModels
 import ApusTensor
 import ArgumentParser
 
@@ -12,6 +13,12 @@ struct EngineOptions: ParsableArguments {
     @Option(help: "Tokens that one step computes at most.") var stepTokens = 512
     @Option(help: "Requests that wait at most; further ones get 503.") var maxQueuedRequests = 1024
     @Option(help: "Prompt tokens of all waiting requests at most.") var maxQueuedTokens = 1 << 20
+    @Option(help: "Who drafts tokens that the model then checks: none, or lookup in the sequence itself.")
+    var speculation = BenchEngine.Drafting.none
+    @Option(help: "A smaller model of the same vocabulary that drafts tokens.") var draftModel: String?
+    @Option(help: "Tokens drafted at once for a sequence at most.") var maxDrafts = 7
+    @Flag(help: "Give the same output to the last bit, whatever else runs; costs speed with bf16 weights and latents.")
+    var batchInvariant = false
     @Flag(help: "Compute every prompt anew instead of finding the beginnings of earlier ones.")
     var noPrefixCache = false
 
@@ -19,14 +26,15 @@ struct EngineOptions: ParsableArguments {
         for (name, value) in [
             ("context", context ?? 2), ("cache-tokens", cacheTokens ?? 1), ("page-size", pageSize),
             ("max-sequences", maxSequences), ("step-tokens", stepTokens), ("max-queued-requests", maxQueuedRequests),
-            ("max-queued-tokens", maxQueuedTokens),
+            ("max-queued-tokens", maxQueuedTokens), ("max-drafts", maxDrafts),
         ] where !(1...1 << 40).contains(value) {
             throw ValidationError("--\(name): expected an integer from 1 to 2^40, found \(value)")
         }
     }
 
     /// The engine's configuration.
-    func configuration(cacheType: DType?) -> EngineConfiguration {
+    /// - Throws: when the draft model cannot be loaded.
+    func configuration(for model: LanguageModel, cacheType: DType?) throws -> EngineConfiguration {
         var result = EngineConfiguration()
         result.context = context
         result.cacheTokens = cacheTokens
@@ -37,6 +45,12 @@ struct EngineOptions: ParsableArguments {
         result.maxQueuedRequests = maxQueuedRequests
         result.maxQueuedTokens = maxQueuedTokens
         result.usesPrefixCache = !noPrefixCache
+        result.isBatchInvariant = batchInvariant
+        result.maxDrafts = maxDrafts
+        if speculation == .lookup { result.speculation = .promptLookup }
+        if let draftModel {
+            result.speculation = .draftModel(try LanguageModel.load(path: draftModel, backend: model.decoder.backend))
+        }
         return result
     }
 }

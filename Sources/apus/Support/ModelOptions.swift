@@ -43,11 +43,14 @@ struct ModelOptions: ParsableArguments {
     }
 
     /// Loads the model, with progress on a terminal.
-    func load() throws -> LanguageModel {
+    /// - Parameter acceptsScoreHead: whether a model that gives scores will do.
+    func load(acceptsScoreHead: Bool = false) throws -> LanguageModel {
         let progress = ProgressLine(label: "loading \(model)")
         defer { progress.end() }
         let backend = CPUBackend(threads: threads, precision: precision)
-        return try LanguageModel.load(path: model, backend: backend) { progress.update($0) }
+        return try LanguageModel.load(path: model, backend: backend, acceptsScoreHead: acceptsScoreHead) {
+            progress.update($0)
+        }
     }
 }
 
