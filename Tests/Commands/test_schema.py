@@ -280,6 +280,7 @@ class RandomSchemas(unittest.TestCase):
                     self.assertNotIn(index, owners, schema)
                     continue
                 compiled += 1
+                self.assertEqual(result["deadEnds"], 0, schema)
                 for sample in result["samples"]:
                     if sample is None:
                         continue

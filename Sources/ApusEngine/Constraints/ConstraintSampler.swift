@@ -9,6 +9,9 @@ public struct ConstraintSampler {
     private let closers: [Int32]
     private let stringClosers: [Int32]
 
+    /// Texts that could not be gone on with: none of a right constraint over a vocabulary that can spell everything.
+    public private(set) var deadEnds = 0
+
     /// Seconds that each mask took, first those met for the first time, then those asked for again at once.
     public private(set) var maskSeconds: (first: [Double], again: [Double]) = ([], [])
 
@@ -37,7 +40,10 @@ public struct ConstraintSampler {
             _ = state.allowedMask()
             maskSeconds.first.append((middle - start).inSeconds)
             maskSeconds.again.append((clock.now - middle).inSeconds)
-            guard let token = draw(mask, isClosing: count >= tokens, mayEnd: state.isComplete) else { return nil }
+            guard let token = draw(mask, isClosing: count >= tokens, mayEnd: state.isComplete) else {
+                deadEnds += 1
+                return nil
+            }
             if vocabulary.endTokens.contains(token) { return text }
             guard state.accept(token) else { return nil }
             text += vocabulary.spellings[Int(token)] ?? []

@@ -82,6 +82,7 @@ struct SchemaCommand: ParsableCommand {
         var sampler = ConstraintSampler(constraint, vocabulary: vocabulary, seed: seed)
         let texts = (0..<samples).map { _ in sampler.text(tokens: tokens).map { String(decoding: $0, as: UTF8.self) } }
         result["samples"] = .array(texts.map { $0.map { .string($0) } ?? .null })
+        result["deadEnds"] = .integer(Int64(sampler.deadEnds))
         result["accepted"] = .array(documents.map { .bool(constraint.accepts($0)) })
         for (name, seconds) in [
             ("maskMicroseconds", sampler.maskSeconds.first), ("cachedMaskMicroseconds", sampler.maskSeconds.again),

@@ -38,10 +38,11 @@ struct NumberLanguage {
             let least = low.flatMap { $0.value.isNegative ? nil : $0 } ?? NumberBound(value: .zero)
             parts.append(magnitudes(from: least, to: high))
         }
-        if low.map({ $0.value.isNegative }) ?? true {
+        // Zero may be written with a sign, but no whole number is.
+        let mayBeZero = !isInteger && low.map { $0.value.isZero && !$0.isExclusive } ?? false
+        if low.map({ $0.value.isNegative }) ?? true || mayBeZero {
             var least = high.flatMap { $0.value.isNegative || $0.value.isZero ? $0 : nil } ?? NumberBound(value: .zero)
             least.value.isNegative = false
-            // Negative zero is a number, but no whole number is written so.
             if isInteger, least.value.isZero { least.value = Decimal(1 as Int64) }
             let most = low.map { NumberBound(value: $0.value.magnitude, isExclusive: $0.isExclusive) }
             parts.append(.sequence([.ascii("-"), magnitudes(from: least, to: most)]))

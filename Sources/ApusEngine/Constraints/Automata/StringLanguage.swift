@@ -182,7 +182,7 @@ struct StringLanguage: Sendable {
         case 0x22:
             let fits = automaton.accepting[state.automaton] && state.count >= minLength
             return fits ? State(.closed).bits : nil
-        case 0x5C: return state.with(.escape).bits
+        case 0x5C: return canTake(state, 0...0x10FFFF) ? state.with(.escape).bits : nil
         case 0x20...0x7F: return take(state, UInt32(byte))
         case 0xC2...0xDF: return partial(state, .utf8One, UInt32(byte & 0x1F), bits: 6, from: 0x80)
         case 0xE0...0xEF: return partial(state, .utf8Two, UInt32(byte & 0x0F), bits: 12, from: 0x800)
