@@ -10,7 +10,7 @@ let package = Package(
             name: "Apus",
             targets: [
                 "ApusTensor", "ApusLayers", "ApusAttention", "ApusText", "ApusModels", "ApusTraining", "ApusEngine",
-                "ApusTeaching", "ApusPlanning", "ApusServer",
+                "ApusTeaching", "ApusPlanning", "ApusServer", "ApusServeBenchmark",
             ]),
         .library(name: "apus_attention", type: .dynamic, targets: ["ApusAttentionC"]),
     ],
@@ -75,11 +75,12 @@ let package = Package(
                 .product(name: "UnixSignals", package: "swift-service-lifecycle"),
             ],
             resources: [.embedInCode("Resources")]),
+        .target(name: "ApusServeBenchmark", dependencies: ["ApusText"]),
         .executableTarget(
             name: "apus",
             dependencies: [
                 "ApusServer", "ApusTeaching", "ApusEngine", "ApusTraining", "ApusModels", "ApusText", "ApusAttention",
-                "ApusPlanning",
+                "ApusPlanning", "ApusServeBenchmark",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
             ]),
@@ -90,6 +91,7 @@ let package = Package(
         .testTarget(name: "ApusTrainingTests", dependencies: ["ApusTraining"]),
         .testTarget(name: "ApusTeachingTests", dependencies: ["ApusTeaching"]),
         .testTarget(name: "ApusEngineTests", dependencies: ["ApusEngine"]),
+        .testTarget(name: "ApusServerTests", dependencies: ["ApusServer"]),
     ],
     swiftLanguageModes: [.v6]
 )

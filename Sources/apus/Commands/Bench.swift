@@ -7,7 +7,7 @@ import ArgumentParser
 struct Bench: ParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Measure speed.",
-        subcommands: [BenchDecode.self, BenchEngine.self, BenchTrain.self, BenchAttention.self])
+        subcommands: [BenchDecode.self, BenchEngine.self, BenchServe.self, BenchTrain.self, BenchAttention.self])
 }
 
 /// `apus bench decode`: prefill and generation speed of a model.
