@@ -5,6 +5,7 @@ import glob
 import hashlib
 import os
 import sys
+from pathlib import Path
 
 KERNELS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../Sources/ApusAttention/Kernels")
 
@@ -32,23 +33,23 @@ def compile_kernel(name, defines, cache=None, report=None, folder=KERNELS):
     With a list as `report`, what the assembler says of registers and spills is appended to it.
     """
     global _nvrtc
-    source = open(os.path.join(folder, name)).read()
+    source = Path(folder, name).read_text()
     headers = sorted(glob.glob(os.path.join(folder, "*.cuh")))
     options = ["--gpu-architecture=sm_90a", "--std=c++17", "-default-device"]
     options += [f"-D{key}={value}" for key, value in sorted(defines.items())]
     if report is not None:
         options.append("--ptxas-options=-v")
-    text = source + "".join(open(h).read() for h in headers) + " ".join(options)
+    text = source + "".join(Path(h).read_text() for h in headers) + " ".join(options)
     key = hashlib.sha256(text.encode()).hexdigest()[:24]
     if cache and report is None:
         path = os.path.join(cache, key + ".cubin")
         if os.path.exists(path):
-            return open(path, "rb").read()
+            return Path(path).read_bytes()
     if _nvrtc is None:
         _nvrtc = _load()
     program = ctypes.c_void_p()
     names = (ctypes.c_char_p * len(headers))(*[os.path.basename(h).encode() for h in headers])
-    bodies = (ctypes.c_char_p * len(headers))(*[open(h, "rb").read() for h in headers])
+    bodies = (ctypes.c_char_p * len(headers))(*[Path(h).read_bytes() for h in headers])
     check = lambda code, what: None if code == 0 else sys.exit(f"{what}: NVRTC error {code}")
     check(_nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.encode(), name.encode(), len(headers), bodies, names), name)
     arguments = (ctypes.c_char_p * len(options))(*[o.encode() for o in options])
