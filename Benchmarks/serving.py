@@ -36,11 +36,12 @@ PARAGRAPHS = [
     "To prepare the ground, remove all stones and roots to a depth of thirty centimetres, spread two buckets of compost on "
     "every square metre, and turn the soil twice. Water it well in the evening. Wait three days before you set the young "
     "plants, and keep a distance of forty centimetres between them.",
-    "The committee met on Tuesday at nine. Present were Mrs. Holloway, Mr. Finch, Dr. Abernathy and the secretary. The minutes "
-    "of the last meeting were read and approved. Mr. Finch reported that the roof of the school had been mended at a cost of "
-    "two hundred and twelve pounds.",
-    "def total(items, rate):\n    result = 0\n    for item in items:\n        price = item.price * item.count\n        "
-    "result += price\n    tax = result * rate\n    return result + tax\n",
+    "The old lighthouse stood at the end of a narrow path between the dunes and the sea. Every evening the keeper climbed one "
+    "hundred and twelve steps, cleaned the glass with a soft cloth, and lit the lamp. On clear nights its light could be seen "
+    "from the mountains on the other side of the bay.",
+    "Bring the milk to a gentle boil and take it from the fire. Stir in the sugar, the flour and a pinch of salt, and let the "
+    "mixture rest for ten minutes. Beat the eggs until they are white and stiff, fold them in with a wooden spoon, and pour "
+    "everything into a buttered dish.",
 ]
 
 
