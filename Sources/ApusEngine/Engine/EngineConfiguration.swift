@@ -16,6 +16,9 @@ public struct EngineConfiguration: Sendable {
     /// Tokens that one step computes at most: one of each decoding sequence, the rest of prompts. Smaller steps disturb
     /// running streams less, larger ones compute prompts faster.
     public var stepTokens = 256
+    /// Prompt tokens that a step computes at most while sequences decode. Few keep the time between a stream's tokens short:
+    /// 64 tokens add about as much to a step as decoding 16 sequences takes.
+    public var promptTokensBesideDecoding = 64
     /// Requests that wait at most.
     public var maxQueuedRequests = 1024
     /// Prompt tokens of all waiting requests at most.

@@ -20,6 +20,7 @@ struct EngineSizes {
         try check("page size", configuration.pageSize, 1...65536)
         try check("sequences at once", configuration.maxSequences, 1...65536)
         try check("tokens of a step", configuration.stepTokens, configuration.maxSequences...1 << 20)
+        try check("prompt tokens beside decoding", configuration.promptTokensBesideDecoding, 1...1 << 20)
         try check("drafted tokens", configuration.maxDrafts, 1...64)
         exactTokens = decoder.exactRows
         if configuration.isBatchInvariant {

@@ -33,10 +33,11 @@ final class EngineCore {
         decoder = model.decoder
         cache = try decoder.makeCache(
             pages: sizes.pages, pageSize: configuration.pageSize, type: configuration.cacheType)
-        scheduler = Scheduler(
-            .init(
-                stepTokens: sizes.stepTokens, maxSequences: configuration.maxSequences, pages: sizes.pages,
-                pageSize: configuration.pageSize, exactTokens: sizes.exactTokens))
+        var limits = Scheduler.Limits(
+            stepTokens: sizes.stepTokens, maxSequences: configuration.maxSequences, pages: sizes.pages,
+            pageSize: configuration.pageSize, exactTokens: sizes.exactTokens)
+        limits.promptTokensBesideDecoding = configuration.promptTokensBesideDecoding
+        scheduler = Scheduler(limits)
         draftPlanner = DraftPlanner(rows: min(configuration.stepTokens, 128))
         if case .draftModel(let draft) = configuration.speculation {
             draftModel = try DraftModel(

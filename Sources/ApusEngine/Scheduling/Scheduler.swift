@@ -19,6 +19,8 @@ package struct Scheduler {
         /// Steps of more tokens are less exact; the last token of a prompt then waits for the next step, so that the row its
         /// answer begins with is as exact as those that follow.
         package var exactTokens: Int
+        /// Prompt tokens at most of a step in which others decode, so that prompts hold up nobody's next token for long.
+        package var promptTokensBesideDecoding = Int.max
 
         /// Limits. Precondition: a step holds a token of each sequence.
         package init(stepTokens: Int, maxSequences: Int, pages: Int, pageSize: Int, exactTokens: Int = .max) {
@@ -74,6 +76,7 @@ package struct Scheduler {
         var plan = StepPlan()
         var budget = limits.stepTokens
         planDecoding(&plan, &budget)
+        if plan.tokens > 0 { budget = min(budget, limits.promptTokensBesideDecoding) }
         for sequence in running where budget > 0 && sequence.remaining > 1 { planPrompt(sequence, &plan, &budget) }
         if plan.preempted.isEmpty { admit(&plan, &budget) }
         return plan
