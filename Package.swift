@@ -90,7 +90,7 @@ let package = Package(
         .testTarget(name: "ApusModelsTests", dependencies: ["ApusModels", "ApusEngine"]),
         .testTarget(name: "ApusTrainingTests", dependencies: ["ApusTraining"]),
         .testTarget(name: "ApusTeachingTests", dependencies: ["ApusTeaching"]),
-        .testTarget(name: "ApusEngineTests", dependencies: ["ApusEngine"]),
+        .testTarget(name: "ApusEngineTests", dependencies: ["ApusSynchronization", "ApusEngine"]),
         .testTarget(name: "ApusServerTests", dependencies: ["ApusServer"]),
     ],
     swiftLanguageModes: [.v6]

@@ -1,6 +1,8 @@
 import ApusEngine
 import ApusModels
+import ApusSynchronization
 import ApusTensor
+import Dispatch
 import Foundation
 import Testing
 
@@ -91,7 +93,19 @@ import Testing
     }
 
     @Test func cancellingFreesPagesAndLeavesOthersAlone() async throws {
-        let engine = try engine { $0.usesPrefixCache = false }
+        // The engine waits in its eighth step until the reader has cancelled, however late the reader runs.
+        let (hasCancelled, steps) = (DispatchSemaphore(value: 0), Locked(0))
+        let engine = try engine {
+            $0.usesPrefixCache = false
+            $0.deliver = { deliveries in
+                deliveries()
+                let step = steps.withLock { steps in
+                    steps += 1
+                    return steps
+                }
+                if step == 8 { hasCancelled.wait() }
+            }
+        }
         let parameters = TestModels.greedy(200)
         let prompt = TestModels.prompt(seed: 1, count: 10)
         let expected = try TextSession(model, context: 256).generate(prompt, parameters)
@@ -102,7 +116,10 @@ import Testing
         for await event in cancelled {
             if case .piece = event {
                 pieces += 1
-                if pieces == 5 { cancelled.cancel() }
+                if pieces == 5 {
+                    cancelled.cancel()
+                    hasCancelled.signal()
+                }
             }
             if case .finished(_, let reason, _) = event { reasons.append(reason) }
         }
