@@ -112,12 +112,12 @@ class Decode:
         self.output = torch.full((batch, query_tokens, g.heads, self.width), float("nan"), dtype=torch.bfloat16, device="cuda")
         self.lse = torch.full((batch, query_tokens, g.heads), float("nan"), device="cuda")
         slots = 2 * self.workers
-        partial = torch.full((slots, self.lanes, tile_rows, self.width), float("nan"), device="cuda")
+        partial = torch.full((slots, self.lanes, tile_rows, -(-self.width // 32) * 32), float("nan"), dtype=torch.bfloat16, device="cuda")
         partial_lse = torch.full((slots, self.lanes, tile_rows), float("nan"), device="cuda")
         self.device_lengths = torch.tensor(lengths, dtype=torch.int32, device="cuda")
         pieces = torch.zeros((3 * self.workers + batch * outers) * 8, dtype=torch.int32, device="cuda")
         splits = torch.zeros(self.workers * 4, dtype=torch.int32, device="cuda")
-        arrivals = torch.full((self.workers * self.lanes,), 7, dtype=torch.int32, device="cuda")
+        arrivals = torch.full((slots * self.lanes,), 7, dtype=torch.int32, device="cuda")
         self.split_count = torch.zeros(1, dtype=torch.int32, device="cuda")
         self.memory = partial, partial_lse, pieces, splits, arrivals
         kernel("schedule.cu", "decode_schedule")(

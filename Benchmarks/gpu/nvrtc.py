@@ -7,7 +7,9 @@ import os
 import sys
 from pathlib import Path
 
-KERNELS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../Sources/ApusAttention/Kernels")
+SOURCES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../Sources")
+KERNELS = os.path.join(SOURCES, "ApusAttention/Kernels")
+TENSOR_KERNELS = os.path.join(SOURCES, "ApusTensor/Kernels")
 
 
 def _load():
@@ -28,13 +30,13 @@ _nvrtc = None
 
 
 def compile_kernel(name, defines, cache=None, report=None, folder=KERNELS):
-    """cubin (bytes) of Sources/ApusAttention/Kernels/<name> for sm_90a with the given -D values.
+    """cubin (bytes) of <folder>/<name> (Sources/ApusAttention/Kernels) for sm_90a with the given -D values.
 
     With a list as `report`, what the assembler says of registers and spills is appended to it.
     """
     global _nvrtc
     source = Path(folder, name).read_text()
-    headers = sorted(glob.glob(os.path.join(folder, "*.cuh")))
+    headers = sorted(h for f in {folder, TENSOR_KERNELS} for h in glob.glob(os.path.join(f, "*.cuh")))
     options = ["--gpu-architecture=sm_90a", "--std=c++17", "-default-device"]
     options += [f"-D{key}={value}" for key, value in sorted(defines.items())]
     if report is not None:

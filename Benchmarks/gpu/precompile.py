@@ -1,15 +1,21 @@
-"""Compiles every kernel that gpu_check.py may use into the cache folder named by APUS_CUBINS, in parallel.
+"""Compiles every kernel that gpu_check.py, training_attention.py and prefill.py may use into the cache folder named by
+APUS_CUBINS, in parallel.
 
-usage: APUS_CUBINS=folder precompile.py [processes]; needs no GPU. Prints what does not compile.
+usage: APUS_CUBINS=folder precompile.py [processes] [beginnings of kernel names]; needs no GPU. Prints what does not compile.
 """
 
 import collections
+import itertools
 import multiprocessing
 import os
 import sys
 
 import nvrtc
+import prefill
+import training_attention
+from prefill_settings import prefill_settings
 from settings import configure
+from training_settings import backward_settings, forward_settings
 
 Geometry = collections.namedtuple("Geometry", "heads groups shared value key once")
 
@@ -28,19 +34,44 @@ def jobs():
                     if shape[3] and page > 1:
                         name, definitions, _, _ = configure(Geometry(per_group, 1, *shape), rows, page, True)
                         found.add((name, tuple(sorted(definitions.items())), rows))
-    return sorted({(name, definitions) for name, definitions, _ in found})
+    decode = {(nvrtc.KERNELS, name, definitions) for name, definitions, _ in found}
+    decode |= {
+        (nvrtc.KERNELS, "prefill", tuple(sorted(prefill_settings(g, page)[0].items())))
+        for g, page in itertools.product(prefill.GEOMETRIES, prefill.PAGES)}
+    return sorted(decode | training_jobs())
+
+
+def training_jobs():
+    found = set()
+    add = lambda name, definitions: found.add((nvrtc.TENSOR_KERNELS, name, tuple(sorted(definitions.items()))))
+    shapes = {training_attention.Shape(1, 1, *w) for w in training_attention.WIDTHS}
+    shapes |= {row[1]._replace(heads=1, kv_heads=1) for row in training_attention.ROWS}
+    for shape, output, gradients, adds in itertools.product(shapes, (False, True), (False, True), (False, True)):
+        add("attention_forward", forward_settings(shape, output)[0])
+        add("attention_once", dict(FLOAT32=int(gradients), ADDS=int(adds)))
+        if training_attention.has_backward(shape):
+            queries, keys = backward_settings(shape, output, gradients, adds)
+            add("attention_backward_queries", queries[0])
+            add("attention_backward_keys", keys[0])
+    shape = training_attention.ROWS[0][1]._replace(heads=1, kv_heads=1)
+    for forward, backward in training_attention.VARIANTS:
+        add("attention_forward", forward_settings(shape, **forward)[0])
+        for name, settings in zip(("queries", "keys"), backward_settings(shape, **backward)):
+            add(f"attention_backward_{name}", settings[0])
+    return found
 
 
 def compile_one(job):
-    name, definitions = job
+    folder, name, definitions = job
     try:
-        nvrtc.compile_kernel(name + ".cu", dict(definitions), cache=os.environ["APUS_CUBINS"])
+        nvrtc.compile_kernel(name + ".cu", dict(definitions), cache=os.environ["APUS_CUBINS"], folder=folder)
     except SystemExit as problem:
         return f"{name} {definitions}: {problem}"
 
 
 if __name__ == "__main__":
-    everything = jobs()
+    wanted = tuple(sys.argv[2:]) or ("",)
+    everything = [job for job in jobs() if job[1].startswith(wanted)]
     with multiprocessing.Pool(int(sys.argv[1]) if len(sys.argv) > 1 else os.cpu_count()) as pool:
         problems = [p for p in pool.map(compile_one, everything, chunksize=1) if p]
     print(f"{len(everything) - len(problems)} of {len(everything)} kernels compiled", *problems, sep="\n")

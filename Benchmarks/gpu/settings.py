@@ -8,6 +8,12 @@ def query_panels(query_width):
     return (query_width - 1) // 64
 
 
+def with_merge(shared, rows, width, resident=1):
+    """Dynamic shared memory that also holds a merge of a tile's partial results (MERGE_BYTES of partials.cuh)."""
+    strips = rows // 4 * -(-width // 32)
+    return max(shared, max(2 * strips, 132 * resident) * 272 + rows * 8)
+
+
 def configure_fp8(g, rows, page_size, **changes):
     width = g.shared + g.value
     if changes.pop("TALL", rows > 32 and width == 256):
@@ -21,14 +27,14 @@ def configure_fp8(g, rows, page_size, **changes):
             WARPGROUPS=2, QUERY_TILES=int(64 % per_group == 0 or per_group % 64 == 0), FP8=1, RAW_STAGES=raws,
             SIDE_STAGES=sides, **changes)
         shared = query + stages * 64 * 512 + raws * 64 * 256 + sides * 64 * 132
-        return "decode_fp8_tall", definitions, shared, 1
+        return "decode_fp8_tall", definitions, with_merge(shared, 64, width), 1
     tile = changes.pop("ROWS", next(n for n in (16, 32, 64) if n >= min(rows, 64 if width <= 256 else 32)))
     query, weights = (-(-g.shared // 64) + 1) * tile * 128, 32768 if tile == 64 else 16384
     stage = -(-width // 64) * 4096 + 8192
     stages = changes.pop("STAGES", min(8, (228 * 1024 - 1024 - STATIC_FP8 - query - weights) // (stage + 256)))
     definitions = dict(
         SHARED=g.shared, VALUE=g.value, KEY=g.key, KEY_ONCE=g.once, PAGE_SIZE=page_size, ROWS=tile, STAGES=stages, **changes)
-    return "decode_fp8", definitions, query + weights + stages * (stage + 256), 1
+    return "decode_fp8", definitions, with_merge(query + weights + stages * (stage + 256), tile, width), 1
 
 
 def configure(geometry, rows, page_size, fp8=False, **changes):
@@ -59,5 +65,5 @@ def configure(geometry, rows, page_size, fp8=False, **changes):
     definitions = dict(
         SHARED=g.shared, VALUE=g.value, KEY=g.key, KEY_ONCE=g.once, PAGE_SIZE=page_size, BLOCK_N=block, STAGES=stages,
         WARPGROUPS=groups, QUERY_TILES=tiles, **changes)
-    shared = query + stages * stage
+    shared = with_merge(query + stages * stage, 64 if wide else 64 * groups, width, resident)
     return "decode_wide" if wide else "decode", definitions, shared, resident

@@ -45,7 +45,7 @@ public func schedulePlan(
 ) -> Int32 {
     let handle = Unmanaged<AttentionPlanHandle>.fromOpaque(plan).takeUnretainedValue()
     do {
-        try handle.attention.schedule(lengths: UInt64(lengths), batch: Int(batch), on: handle.stream(stream))
+        try handle.attention.schedule(lengths: UInt64(lengths), batch: Int(batch), on: handle.streams.stream(stream))
         return 0
     } catch {
         return report(error, message, capacity)
@@ -64,7 +64,7 @@ public func runPlan(
         let layer = GPUDecodeAttention.Layer(
             query: UInt64(query), cache: UInt64(cache), pageCount: Int(pages), pageTable: UInt64(pageTable),
             pageStride: Int(pageStride), output: UInt64(output), logSumExp: UInt64(logSumExp))
-        try handle.attention.run(layer, on: handle.stream(stream))
+        try handle.attention.run(layer, on: handle.streams.stream(stream))
         return 0
     } catch {
         return report(error, message, capacity)

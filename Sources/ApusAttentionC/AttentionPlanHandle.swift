@@ -4,21 +4,30 @@ import ApusTensor
 /// What an `apus_attention_plan` points to.
 final class AttentionPlanHandle {
     let attention: GPUDecodeAttention
-    let stream: CUDAStream
-    // The streams of the caller's that have been used, wrapped.
-    private var streams: [UInt: CUDAStream] = [:]
+    let streams: CallerStreams
 
     init(format: GPUCacheFormat, queryTokens: Int, maximumBatch: Int, scale: Float, device: Int) throws {
-        stream = try CUDAStream(device: CUDADevice.device(device))
+        let stream = try CUDAStream(device: CUDADevice.device(device))
         attention = try GPUDecodeAttention(
             format: format, queryTokens: queryTokens, scale: scale, maximumBatch: maximumBatch, stream: stream)
+        streams = CallerStreams(device: stream.device)
+    }
+}
+
+/// The streams of the caller's that have been used, wrapped.
+final class CallerStreams {
+    private let device: CUDADevice
+    private var known: [UInt: CUDAStream] = [:]
+
+    init(device: CUDADevice) {
+        self.device = device
     }
 
     func stream(_ handle: UnsafeMutableRawPointer?) -> CUDAStream {
         let key = UInt(bitPattern: handle)
-        if let known = streams[key] { return known }
-        let made = CUDAStream(borrowing: handle, device: attention.device)
-        streams[key] = made
+        if let stream = known[key] { return stream }
+        let made = CUDAStream(borrowing: handle, device: device)
+        known[key] = made
         return made
     }
 }

@@ -31,7 +31,22 @@ struct KernelVariant: Sendable, CustomTestStringConvertible {
             file: "append.cu", defines: usual.merging(defines) { $1 }.mapValues(String.init))
     }
 
+    /// The settings of Benchmarks/gpu/prefill_settings.py.
+    static func prefill(
+        shared: Int, value: Int, key: Int, once: Bool, page: Int, block: Int, stages: Int
+    ) -> KernelVariant {
+        let defines = [
+            "SHARED": shared, "VALUE": value, "KEY": key, "KEY_ONCE": once ? 1 : 0, "PAGE_SIZE": page, "BLOCK_N": block,
+            "STAGES": stages,
+        ]
+        return KernelVariant(file: "prefill.cu", defines: defines.mapValues(String.init), isFast: true)
+    }
+
     static let all: [KernelVariant] = try! [
+        prefill(shared: 0, value: 128, key: 128, once: false, page: 16, block: 128, stages: 3),
+        prefill(shared: 0, value: 64, key: 64, once: false, page: 64, block: 128, stages: 4),
+        prefill(shared: 64, value: 64, key: 64, once: true, page: 64, block: 128, stages: 4),
+        prefill(shared: 256, value: 0, key: 64, once: true, page: 8, block: 64, stages: 3),
         KernelVariant(file: "naive_decode.cu"),
         KernelVariant(file: "schedule.cu"),
         KernelVariant(file: "check.cu"),

@@ -12,11 +12,12 @@ public enum AttentionSources {
             "decode_fp8_tall.cu": text(PackageResources.decode_fp8_tall_cu),
             "decode_wide.cu": text(PackageResources.decode_wide_cu),
             "naive_decode.cu": text(PackageResources.naive_decode_cu),
+            "prefill.cu": text(PackageResources.prefill_cu),
             "schedule.cu": text(PackageResources.schedule_cu),
         ]
     }
 
-    /// What the kernel files include.
+    /// What the kernel files include beside ``KernelSources/headers``.
     public static let headers: [CUDASource.Header] = [
         CUDASource.Header(name: "decode_loads.cuh", text: text(PackageResources.decode_loads_cuh)),
         CUDASource.Header(name: "decode_parameters.cuh", text: text(PackageResources.decode_parameters_cuh)),
@@ -27,15 +28,15 @@ public enum AttentionSources {
         CUDASource.Header(name: "fp8_products.cuh", text: text(PackageResources.fp8_products_cuh)),
         CUDASource.Header(name: "merge.cuh", text: text(PackageResources.merge_cuh)),
         CUDASource.Header(name: "partials.cuh", text: text(PackageResources.partials_cuh)),
-        CUDASource.Header(name: "ptx.cuh", text: text(PackageResources.ptx_cuh)),
         CUDASource.Header(name: "schedule.cuh", text: text(PackageResources.schedule_cuh)),
-        CUDASource.Header(name: "softmax.cuh", text: text(PackageResources.softmax_cuh)),
     ]
 
     /// A kernel file with its headers and the macros that choose its variant. Precondition: a file of ``kernels``.
     public static func source(_ file: String, defines: [String: String] = [:]) -> CUDASource {
         guard let text = kernels[file] else { preconditionFailure("no kernel file \(file)") }
-        return CUDASource(name: file, text: text, headers: headers, defines: defines)
+        let known = headers + KernelSources.headers
+        return CUDASource(
+            name: file, text: text, headers: KernelSources.headers(of: text, among: known), defines: defines)
     }
 
     private static func text(_ bytes: [UInt8]) -> String { String(decoding: bytes, as: UTF8.self) }

@@ -8,7 +8,7 @@ import ApusTensor
 /// that was captured as a CUDA graph stays valid while lengths, page tables and contents change in place.
 ///
 /// Query token t of a sequence of n tokens sees the tokens before n - queryTokens + t + 1. Repeated runs give the same
-/// bits. The memory it keeps is about 25 MB: partial results of sequences that are cut.
+/// bits. The memory it keeps is at most 18 MB: partial results of sequences that are cut.
 public final class GPUDecodeAttention: Sendable {
     /// Addresses of one layer, on the GPU.
     public struct Layer: Sendable {
@@ -119,10 +119,10 @@ public final class GPUDecodeAttention: Sendable {
         func memory(_ byteCount: Int) throws -> CUDABuffer { try CUDABuffer(byteCount: byteCount, stream: stream) }
         pieces = try memory((3 * workers + maximumBatch * outers) * Self.pieceBytes)
         splits = try memory(workers * Self.splitBytes)
-        arrivals = try memory(workers * lanes * 4)
+        arrivals = try memory(2 * workers * lanes * 4)
         splitCount = try memory(4)
         let partialRows = 2 * workers * lanes * settings.tileRows
-        partial = try memory(partialRows * format.geometry.outputWidth * 4)
+        partial = try memory(partialRows * ((format.geometry.outputWidth + 31) / 32 * 32) * 2)
         partialLogSumExp = try memory(partialRows * 4)
         self.format = format
         self.queryTokens = queryTokens

@@ -58,7 +58,9 @@ public struct GPUDecodeSettings: Sendable, Hashable {
         ]
         self.file = file
         self.defines = shape.merging(defines) { $1 }.mapValues(String.init)
-        self.sharedMemory = sharedMemory
+        self.sharedMemory = max(
+            sharedMemory,
+            Self.mergeMemory(tileRows: tileRows, width: geometry.outputWidth, residentBlocks: residentBlocks))
         self.staticMemory = staticMemory
         self.residentBlocks = residentBlocks
         self.warpgroups = warpgroups
@@ -147,6 +149,12 @@ public struct GPUDecodeSettings: Sendable, Hashable {
     /// Whether the copy engine can bring the queries of 64 rows.
     private static func queryTiles(_ geometry: CacheGeometry) -> Bool {
         64 % geometry.headsPerGroup == 0 || geometry.headsPerGroup % 64 == 0
+    }
+
+    /// `MERGE_BYTES` of `partials.cuh`: a merge's strips of 256 bytes, with 16 bytes of their rows' log-sum-exps.
+    private static func mergeMemory(tileRows: Int, width: Int, residentBlocks: Int) -> Int {
+        let strips = tileRows / 4 * ((width + 31) / 32)
+        return max(2 * strips, 132 * residentBlocks) * (256 + 16) + tileRows * 8
     }
 
     /// The name of the kernel in its file.

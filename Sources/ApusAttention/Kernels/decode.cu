@@ -19,21 +19,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) decode(
     __shared__ alignas(8) u64 barriers[BARRIERS];
     __shared__ Partials partials;
     const int warpgroup = threadIdx.x / 128, thread = threadIdx.x % 128, warp = thread / 32, lane = thread % 32;
-    const Maps maps = {&rows_map, &key_map, &query_map};
-    const Buffers b = prepare_buffers(memory, barriers, maps);
-    grid_launch_dependents();
-    grid_wait();
-
-    if (warpgroup == WARPGROUPS) {
-#if WARPGROUPS == 2 || RESIDENT == 2
-        registers_shrink<PRODUCER_REGISTERS>();
-#endif
-        produce(p, maps, b, blockIdx.x / p.lanes, lane_of_block(p), thread);
-        return;
-    }
-#if WARPGROUPS == 2 || RESIDENT == 2
-    registers_grow<CONSUMER_REGISTERS>();
-#endif
+    Buffers b;
+    if (begin(p, {&rows_map, &key_map, &query_map}, memory, barriers, b)) return;
 #if WARPGROUPS == 2
     if (warpgroup == 1) named_arrive(2, CONSUMERS);  // the first turn is warpgroup 0's
 #endif

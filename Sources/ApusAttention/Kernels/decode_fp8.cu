@@ -13,8 +13,6 @@
 // Floor: KV bytes over bandwidth, or 2 x rows x tokens x (Q_WIDTH + V_WIDTH) operations over rate.
 #include "fp8_products.cuh"
 
-#define MERGE_BYTES (QUERY_BYTES + 2 * WEIGHTS_BYTES + STAGES * STAGE_BYTES)
-#define MERGE_PARTS (V_WIDTH > 256 ? 2 : 1)
 #include "partials.cuh"
 
 #define LIMIT 32.0f
@@ -160,15 +158,16 @@ __device__ __forceinline__ void write_panels(
     for (int i = 0; i < ROWS / 4; ++i) {
         const int row = i / 2 * 8 + lane % 4 * 2 + i % 2;
         if (row >= rows) continue;
-        const long long place = piece.slot >= 0 ? ((long long)piece.slot * p.lanes + lane_index) * ROWS + row
-                                                : output_row(p, piece, tile, row);
+        // 64 columns further.
+        const int step = piece.slot >= 0 ? 2 * STRIP_BYTES : 128;
+        char *place = piece.slot >= 0
+            ? partial_strips(p, piece.slot, lane_index) + strip_place<V_WIDTH>(row, column)
+            : reinterpret_cast<char *>(p.output + output_row(p, piece, tile, row) * V_WIDTH + column);
 #pragma unroll
         for (int panel = 0; panel < COUNT; ++panel) {
-            const float x = o[FIRST + panel][i / 2 * 4 + i % 2], y = o[FIRST + panel][i / 2 * 4 + i % 2 + 2];
             if (RAGGED && column + panel * 64 >= V_WIDTH) continue;
-            const long long index = place * V_WIDTH + column + panel * 64;
-            if (piece.slot >= 0) *reinterpret_cast<float2 *>(p.partial + index) = make_float2(x, y);
-            else *reinterpret_cast<u32 *>(p.output + index) = pack_bf16(x, y);
+            *reinterpret_cast<u32 *>(place + panel * step) =
+                pack_bf16(o[FIRST + panel][i / 2 * 4 + i % 2], o[FIRST + panel][i / 2 * 4 + i % 2 + 2]);
         }
     }
 }
@@ -191,7 +190,7 @@ __device__ __forceinline__ void finish_rows(
     rows.factor[1][row] = second * inverse;
     if (row >= p.heads_per_group * p.query_tokens - tile.y * ROWS) return;
     const float lse = sum > 0.0f ? reference + log2_approximate(sum) : -infinity();
-    if (piece.slot >= 0) p.partial_lse[((long long)piece.slot * p.lanes + lane_index) * ROWS + row] = lse;
+    if (piece.slot >= 0) partial_lses(p, piece.slot, lane_index)[row] = lse;
     else p.lse[output_row(p, piece, tile, row)] = lse * 0.69314718055994531f;
 }
 

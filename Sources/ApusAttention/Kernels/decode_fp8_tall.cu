@@ -13,7 +13,7 @@ static_assert(FP8 && PARTS == 1 && ROW_GROUPS == 1 && STAGES >= 3, "settings of 
 #define EXCHANGE_BYTES (128 * O_COUNT / 2 * 4)
 static_assert(O_COUNT % 32 == 0 && Q_BYTES >= EXCHANGE_BYTES, "the exchange of results");
 
-// Scores or weights times their tokens' scales.
+// Scores times their tokens' scales.
 __device__ __forceinline__ void apply_scales(float (&s)[S_COUNT], u32 scales, int lane) {
     scales += lane % 4 * 8;
 #pragma unroll
@@ -69,9 +69,9 @@ __device__ __forceinline__ float2 block_weights(
         for (int i = 0; i < S_COUNT / 2; ++i) weights[i] = 0;
     } else {
         if ((block + 1) * BLOCK_N > all_see) mask_scores(s, {sees.x - block * BLOCK_N, sees.y - block * BLOCK_N}, lane);
-        factor = softmax_block(s, state, scale);
-        apply_scales(s, scale_block(b, number), lane);
-        pack_weights(weights, s);
+        u32 scales = scale_block(b, number) + lane % 4 * 8;
+        keep_in_place(scales);
+        factor = softmax_block<true>(s, weights, state, scale, [&](int i) { return load_shared_2_floats(scales + i * 32); });
     }
     __syncwarp();
     if (lane == 0) barrier_arrive(b.side_empty + 8 * (number % SIDE_STAGES));
@@ -122,17 +122,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) decode_fp8_tall(
     __shared__ alignas(8) u64 barriers[BARRIERS];
     __shared__ Partials partials;
     const int warpgroup = threadIdx.x / 128, thread = threadIdx.x % 128, warp = thread / 32, lane = thread % 32;
-    const Maps maps = {&rows_map, &key_map, &query_map};
-    const Buffers b = prepare_buffers(memory, barriers, maps);
-    grid_launch_dependents();
-    grid_wait();
-
-    if (warpgroup == WARPGROUPS) {
-        registers_shrink<PRODUCER_REGISTERS>();
-        produce(p, maps, b, blockIdx.x / p.lanes, lane_of_block(p), thread);
-        return;
-    }
-    registers_grow<CONSUMER_REGISTERS>();
+    Buffers b;
+    if (begin(p, {&rows_map, &key_map, &query_map}, memory, barriers, b)) return;
     u32 first_number = 0, piece_count = 0;
     float o[O_COUNT];
     float s[S_COUNT];

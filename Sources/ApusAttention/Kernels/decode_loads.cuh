@@ -165,17 +165,22 @@ __device__ __forceinline__ void load_queries(
 
 #if GATHER
 // Pages too small for the copy engine: 16-byte copies by all producer warps, BLOCK_N / 4 rows each. Each lane
-// computes where one row lies, its page looked up a block ahead, and hands it to the lanes that copy the row.
+// computes where one row lies, its page looked up two blocks ahead, and hands it to the lanes that copy the row.
 #define WARP_ROWS (BLOCK_N / 4)
 #define GATHER_LAG (STAGES - 2)
 #define ROW_COPIES (ROW_WIDTH / 8 / PARTS)
 #define ROW_LANES (ROW_COPIES <= 8 ? 8 : ROW_COPIES <= 16 || PARTS == 2 ? 16 : 32)  // lanes that copy one part of a row
 #define KEY_LANES (KEY / 8 <= 4 ? 4 : 8)
 #define GATHER_UNROLL (VALUE_PARTS == 2 ? 1 : RESIDENT == 2 ? 4 : WARPGROUPS == 2 ? 8 : WARP_ROWS)  // as registers allow
+#define TABLE_AHEAD 16  // blocks whose part of the page table is in L2 before it is read: device memory answers late
 
 __device__ __forceinline__ int gather_page(const int *table, int length, int block, int warp, int lane) {
     int token = block * BLOCK_N + warp * WARP_ROWS + lane % WARP_ROWS;
     return token >= 0 && token < length ? table[token / PAGE_SIZE] : 0;
+}
+
+__device__ __forceinline__ void prefetch_pages(const int *table, const Piece &piece, int block, int warp) {
+    if (block >= piece.first_block) prefetch_line(table + (block * BLOCK_N + warp * WARP_ROWS) / PAGE_SIZE);
 }
 
 __device__ __forceinline__ void gather_part(
@@ -191,6 +196,7 @@ __device__ __forceinline__ void gather_part(
     const u64 key_source = (u64)(plane + p.groups * PAGE_SIZE * ROW_WIDTH + in_page * KEY);
 #endif
     const u32 target = stage + warp * (WARP_ROWS * 128);
+    const u64 policy = KEY_ONCE && p.lanes > 1 ? READ_AGAIN : READ_ONCE;  // other lanes read the key kept once, too
     {
         const int row_offset = lane / ROW_LANES;
 #pragma unroll GATHER_UNROLL
@@ -199,10 +205,10 @@ __device__ __forceinline__ void gather_part(
             u64 source = __shfl_sync(0xffffffff, row_source, row);
 #pragma unroll
             for (int chunk = lane % ROW_LANES; chunk < ROW_COPIES; chunk += ROW_LANES)
-                copy_16(
+                stream_16(
                     target + part * (PART_PANELS * PANEL_BYTES) + chunk / 8 * PANEL_BYTES + row * 128
                         + ((chunk ^ row) % 8 << 4),
-                    (const void *)(source + chunk * 16), row < inside ? 16 : 0);
+                    (const void *)(source + chunk * 16), row < inside ? 16 : 0, policy);
         }
     }
 #if KEY_ONCE
@@ -213,9 +219,9 @@ __device__ __forceinline__ void gather_part(
         int row = base + lane / KEY_LANES;
         u64 source = __shfl_sync(0xffffffff, key_source, row) + chunk * 16;
         if (chunk < KEY / 8)
-            copy_16(
+            stream_16(
                 target + ROW_PANELS * PANEL_BYTES + row * 128 + ((chunk ^ row) % 8 << 4), (const void *)source,
-                row < inside ? 16 : 0);
+                row < inside ? 16 : 0, policy);
     }
 #endif
 }
@@ -235,7 +241,9 @@ __device__ __forceinline__ void produce(
         if (piece.sequence < 0) break;
         int2 tile = lane_tile(p, piece, lane_index);
         const int *table = p.page_table + (long long)piece.sequence * p.page_stride;
+        if (lane < TABLE_AHEAD) prefetch_pages(table, piece, piece.last_block - 1 - lane, warp);
         int page = gather_page(table, piece.length, piece.last_block - 1, warp, lane);
+        int next_page = gather_page(table, piece.length, piece.last_block - 2, warp, lane);
         // But for the first piece, the queries' buffer is free later than the first blocks' buffers.
         int until_queries = piece_count == 0 ? 0 : min(2, piece.last_block - piece.first_block);
 #pragma unroll 1
@@ -252,7 +260,8 @@ __device__ __forceinline__ void produce(
             }
             if (block < piece.first_block) break;
             const u32 slot = filled % STAGES, parity = (filled / STAGES) & 1, stage = b.stages + slot * STAGE_BYTES;
-            int next_page = gather_page(table, piece.length, block - 1, warp, lane);
+            const int after_next = gather_page(table, piece.length, block - 2, warp, lane);
+            if (lane == 0) prefetch_pages(table, piece, block - TABLE_AHEAD, warp);
 #pragma unroll 1
             for (int part = 0; part < PARTS; ++part) {
                 barrier_wait(b.empty + 8 * (slot * PARTS + part), parity ^ 1);
@@ -268,6 +277,7 @@ __device__ __forceinline__ void produce(
                 }
             }
             page = next_page;
+            next_page = after_next;
             ++filled;
         }
         if (GATHER_LAG > 0) {
@@ -318,16 +328,16 @@ __device__ __forceinline__ void produce_blocks(
                 if (page < 0) continue;
                 const int first = part * PART_PANELS;
                 if (WHOLE_BOX) {
-                    copy_tile_5d(target + first * PANEL_BYTES, maps.rows, full, 0, token % PAGE_SIZE, first, tile.x, page);
+                    stream_tile_5d(target + first * PANEL_BYTES, maps.rows, full, 0, token % PAGE_SIZE, first, tile.x, page);
                 } else {
                     // A box of fewer rows than the block cannot hold several panels, nor columns that are not there.
                     for (int panel = first; panel < first + PART_PANELS; ++panel)
-                        copy_tile_5d(
+                        stream_tile_5d(
                             target + panel * PANEL_BYTES + lane * (BOX * 128), maps.rows, full, RAGGED ? panel * 64 : 0,
                             token % PAGE_SIZE, RAGGED ? 0 : panel, tile.x, page);
                 }
                 if (with_key)
-                    copy_tile_3d(
+                    stream_tile_3d(
                         target + ROW_PANELS * PANEL_BYTES + lane * (BOX * 128), maps.key, full, 0, token % PAGE_SIZE, page);
             }
             token = below;
@@ -372,3 +382,22 @@ __device__ __forceinline__ void produce(
 }
 #endif
 #endif
+
+// What a decode kernel begins with. The producer warpgroup then does all its work here; returns whether it is this one.
+// Registers move from it to the consumers, where there are two of these or two blocks on a multiprocessor.
+__device__ __forceinline__ bool begin(const Decode &p, const Maps &maps, void *memory, u64 *barriers, Buffers &b) {
+    b = prepare_buffers(memory, barriers, maps);
+    grid_launch_dependents();
+    grid_wait();
+    if (threadIdx.x / 128 == WARPGROUPS) {
+#if WARPGROUPS == 2 || RESIDENT == 2
+        registers_shrink<PRODUCER_REGISTERS>();
+#endif
+        produce(p, maps, b, blockIdx.x / p.lanes, lane_of_block(p), threadIdx.x % 128);
+        return true;
+    }
+#if WARPGROUPS == 2 || RESIDENT == 2
+    registers_grow<CONSUMER_REGISTERS>();
+#endif
+    return false;
+}

@@ -11,8 +11,8 @@
 //   cache     a page: [group][token][shared | value | own key], then [token][once key]; read through the two tensor
 //             maps (or, with GATHER, by row addresses)
 //   output    [sequence][query token][query head][shared | value]; lse [sequence][query token][query head], natural log
-//   partial   [slot][lane][tile row][shared | value] float32, and its lse (base 2) [slot][lane][tile row];
-//             merged at the end of the same launch
+//   partial   [slot][lane] a tile's rows [shared | value] in bf16, in the strips of merge.cuh, and their lse (base 2)
+//             [slot][lane][tile row]; merged at the end of the same launch
 // Query token t of a sequence of `length` tokens sees tokens before length - query_tokens + t + 1.
 //
 // Set at compile time: SHARED, VALUE, KEY (multiples of 16), KEY_ONCE, PAGE_SIZE, BLOCK_N (tokens of a KV block).
@@ -31,6 +31,7 @@
 #define Q_WIDTH (SHARED + KEY)
 #define BOX (PAGE_SIZE < BLOCK_N ? PAGE_SIZE : BLOCK_N)  // tokens that one copy brings
 #define BOXES (BLOCK_N / BOX)
+#define MAX_WORKERS 132  // multiprocessors
 
 static_assert(SHARED % 16 == 0 && VALUE % 16 == 0 && KEY % 16 == 0, "columns come in steps of 16");
 
@@ -40,10 +41,10 @@ struct Decode {
     const int *page_table;  // [sequence][page_stride]
     const Piece *pieces;
     const SplitItem *splits;
-    u32 *arrivals;  // [split][lane], multiples of the split's slots between launches
+    u32 *arrivals;  // [slot][lane], the launches that have announced it
     bf16_bits *output;
     float *lse;
-    float *partial;
+    char *partial;
     float *partial_lse;
     long long page_elements;
     int page_stride;

@@ -3,10 +3,7 @@
 
 #include "decode_loads.cuh"
 
-// Shared memory that the merge may take.
-#define MERGE_BYTES (ROW_GROUPS * Q_BYTES + STAGES * STAGE_BYTES + RAW_STAGES * RAW_BYTES + SIDE_STAGES * SIDE_KEY)
-#define MERGE_PARTS (VALUE_PARTS * RESIDENT)
-
+#include "fragments.cuh"
 #include "partials.cuh"
 #include "softmax.cuh"
 
@@ -127,20 +124,7 @@ __device__ __forceinline__ float2 scores_to_weights(
         return {1.0f, 1.0f};
     }
     if ((block + 1) * BLOCK_N > all_see) mask_scores(s, {sees.x - block * BLOCK_N, sees.y - block * BLOCK_N}, lane);
-    const float2 factor = softmax_block(s, state, scale);
-    pack_weights(weights, s);
-    return factor;
-}
-
-// Four lanes hold 2 columns each of 4 x 8 columns; afterwards lane c of the four holds the 8 columns of the c-th.
-__device__ __forceinline__ uint4 transpose_quad(u32 a, u32 b, u32 c, u32 d, int lane) {
-    bool odd = lane & 1, high = lane & 2;
-    u32 x = __shfl_xor_sync(0xffffffff, odd ? a : b, 1);
-    u32 y = __shfl_xor_sync(0xffffffff, odd ? c : d, 1);
-    u32 p0 = odd ? x : a, p1 = odd ? b : x, p2 = odd ? y : c, p3 = odd ? d : y;
-    u32 u = __shfl_xor_sync(0xffffffff, high ? p0 : p2, 2);
-    u32 v = __shfl_xor_sync(0xffffffff, high ? p1 : p3, 2);
-    return high ? make_uint4(u, v, p2, p3) : make_uint4(p0, p1, u, v);
+    return softmax_block<false>(s, weights, state, scale, [](int) { return float2{1.0f, 1.0f}; });
 }
 
 // This thread's part of a finished piece, the COUNT elements of `o` from FIRST on: columns [column, column + 2 COUNT) of
@@ -161,13 +145,15 @@ __device__ __forceinline__ void write_result(
         const bool valid = row < rows;
         if (piece.slot >= 0) {
             if (!valid) continue;
-            const long long index = ((long long)piece.slot * p.lanes + lane_index) * TILE_ROWS + local;
-            if (writes_lse) p.partial_lse[index] = finished[half].y;
-            float *target = p.partial + index * V_WIDTH + column + (lane % 4) * 2;
+            if (writes_lse) partial_lses(p, piece.slot, lane_index)[local] = finished[half].y;
+            char *target = partial_strips(p, piece.slot, lane_index) + strip_place<V_WIDTH>(local, column + lane % 4 * 2);
 #pragma unroll
-            for (int i = 0; i < COUNT / 4; ++i)
-                *reinterpret_cast<float2 *>(target + i * 8) =
-                    make_float2(o[FIRST + 4 * i + 2 * half] * inverse, o[FIRST + 4 * i + 2 * half + 1] * inverse);
+            for (int i = 0; i < COUNT / 16; ++i) {
+                const float *x = &o[FIRST + 16 * i + 2 * half];
+                *reinterpret_cast<uint4 *>(target + i * STRIP_BYTES) = make_uint4(
+                    pack_bf16(x[0] * inverse, x[1] * inverse), pack_bf16(x[4] * inverse, x[5] * inverse),
+                    pack_bf16(x[8] * inverse, x[9] * inverse), pack_bf16(x[12] * inverse, x[13] * inverse));
+            }
         } else {
             const long long index = output_row(p, piece, tile, local);
             if (valid && writes_lse) p.lse[index] = finished[half].y * 0.69314718055994531f;

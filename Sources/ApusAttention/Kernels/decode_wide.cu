@@ -36,11 +36,13 @@ __device__ __forceinline__ void write_rows(float *rows, const float (&values)[2]
 __device__ __forceinline__ void hand_over(
     const Handover &h, const u32 (&weights)[S_COUNT / 2], const RowState &state, int warp, int lane
 ) {
-    int row = warp * 16 + lane / 4;
+    // Of 16 rows and 16 columns at once a lane gives the place of a row of 8 columns.
+    int row = h.weights + (warp * 16 + lane % 16) * 128;
     keep_in_place(row);
 #pragma unroll
-    for (int i = 0; i < S_COUNT / 2; ++i)
-        store_shared_4(h.weights + (row + i % 2 * 8) * 128 + ((i / 2 ^ row % 8) << 4) + lane % 4 * 4, weights[i]);
+    for (int i = 0; i < S_COUNT / 2; i += 4)
+        store_matrices(
+            row + ((i / 2 + lane / 16 ^ lane % 8) << 4), weights[i], weights[i + 1], weights[i + 2], weights[i + 3]);
     write_rows(h.reference, state.reference, warp, lane);
     fence_async_proxy();
 }
@@ -86,17 +88,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) decode_wide(
     __shared__ float references[2][64];
     __shared__ float sums[2][2][64];  // of this piece and the one before it
     const int warpgroup = threadIdx.x / 128, thread = threadIdx.x % 128, warp = thread / 32, lane = thread % 32;
-    const Maps maps = {&rows_map, &key_map, &query_map};
-    const Buffers b = prepare_buffers(memory, barriers, maps);
-    grid_launch_dependents();
-    grid_wait();
-
-    if (warpgroup == WARPGROUPS) {
-        registers_shrink<PRODUCER_REGISTERS>();
-        produce(p, maps, b, blockIdx.x / p.lanes, lane_of_block(p), thread);
-        return;
-    }
-    registers_grow<CONSUMER_REGISTERS>();
+    Buffers b;
+    if (begin(p, {&rows_map, &key_map, &query_map}, memory, barriers, b)) return;
     const u32 handed = b.stages + STAGES * STAGE_BYTES;
     const Handover mine = {handed + warpgroup * 8192, references[warpgroup]};
     const Handover other = {handed + (1 - warpgroup) * 8192, references[1 - warpgroup]};

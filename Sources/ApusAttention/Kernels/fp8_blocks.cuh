@@ -79,8 +79,8 @@ __device__ __forceinline__ void load_raw(
     __syncwarp();
     if (coming.page >= 0) {
         const int in_page = (coming.block * BLOCK_N + lane * BOX) % PAGE_SIZE;
-        copy_tile_5d(raw + lane * (BOX * V_WIDTH), maps.rows, raw_full, 0, in_page, 0, group, coming.page);
-        copy_tile_3d(key + lane * (BOX * 128), maps.key, side_full, 0, in_page, coming.page);
+        stream_tile_5d(raw + lane * (BOX * V_WIDTH), maps.rows, raw_full, 0, in_page, 0, group, coming.page);
+        stream_tile_3d(key + lane * (BOX * 128), maps.key, side_full, 0, in_page, coming.page);
         const char *scales = reinterpret_cast<const char *>(p.cache + coming.page * p.page_elements)
             + p.groups * PAGE_SIZE * V_WIDTH + PAGE_SIZE * KEY * 2 + (group * PAGE_SIZE + in_page) * 4;
         copy_bulk(b.scales + side * SIDE_SCALES + lane * (BOX * 4), scales, BOX * 4, side_full);

@@ -90,10 +90,10 @@ __device__ __forceinline__ void produce_blocks(
                 const u32 rows = stage + lane * (BOX * 64);
 #pragma unroll 1
                 for (int panel = 0; panel < (WHOLE_BOX ? 1 : V_PANELS); ++panel)
-                    copy_tile_5d(
+                    stream_tile_5d(
                         rows + panel * RAW_PANEL, maps.rows, full, RAGGED ? panel * 64 : 0, in_page, RAGGED ? 0 : panel,
                         group, page);
-                copy_tile_3d(stage + V_PANELS * RAW_PANEL + lane * (BOX * 128), maps.key, full, 0, in_page, page);
+                stream_tile_3d(stage + V_PANELS * RAW_PANEL + lane * (BOX * 128), maps.key, full, 0, in_page, page);
                 const char *scales = reinterpret_cast<const char *>(p.cache + page * p.page_elements)
                     + p.groups * PAGE_SIZE * V_WIDTH + PAGE_SIZE * KEY * 2 + (group * PAGE_SIZE + in_page) * 4;
                 copy_bulk(b.scales + slot * SCALE_BYTES + lane * (BOX * 4), scales, BOX * 4, full);

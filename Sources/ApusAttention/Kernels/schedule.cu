@@ -1,8 +1,8 @@
 // Cuts a ragged batch into pieces of nearly equal cost, once per decode step; every layer reads the result.
 //
 // pieces: [workers + items + 2 workers] (the first `workers` are the heads of the workers' lists);
-// splits: [workers] items that were cut; split_count: [1]; arrivals: [workers][lanes], set to 0 (a decode kernel
-// counts partial results there). At most 2 x workers partial results (slots), at most 2 by one worker.
+// splits: [workers] items that were cut; split_count: [1]; arrivals: [2 workers][lanes], set to 0 (a decode kernel
+// announces partial results there). At most 2 x workers partial results (slots), at most 2 by one worker.
 //
 // Two policies. Even: every item is cut into equal parts, at most one part to a worker, where that comes within
 // `slack_percent` of perfect balance; it makes the fewest partial results. Otherwise contiguous: the items in a
@@ -53,7 +53,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) decode_schedule(
     __shared__ u64 scratch;
     const int thread = threadIdx.x;
     for (int i = thread; i < workers; i += THREADS) pieces[i] = {-1, 0, 0, 0, 0, -1, -1, 0};
-    for (int i = thread; i < workers * lanes; i += THREADS) arrivals[i] = 0;
+    for (int i = thread; i < 2 * workers * lanes; i += THREADS) arrivals[i] = 0;
     long long mine = 0;
     for (int i = thread; i < batch; i += THREADS) {
         int blocks = (lengths[i] + block_tokens - 1) / block_tokens;

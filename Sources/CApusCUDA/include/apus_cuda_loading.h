@@ -3,6 +3,7 @@
 #define APUS_CUDA_LOADING_H
 #include "apus_cublaslt.h"
 #include "apus_cuda_driver.h"
+#include "apus_nccl.h"
 #include "apus_nvrtc.h"
 
 #ifdef __cplusplus
@@ -41,6 +42,7 @@ char *apus_cuda_search_path(void);
 void apus_cuda_load_driver(const char *folders, apus_cuda_driver *driver, apus_library_report *report);
 void apus_cuda_load_nvrtc(const char *folders, int driver_version, apus_nvrtc *nvrtc, apus_library_report *report);
 void apus_cuda_load_cublaslt(const char *folders, int driver_version, apus_cublaslt *cublaslt, apus_library_report *report);
+void apus_cuda_load_nccl(const char *folders, apus_nccl *nccl, apus_library_report *report);
 
 #ifdef __cplusplus
 }

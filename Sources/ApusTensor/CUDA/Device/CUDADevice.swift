@@ -88,6 +88,9 @@ public final class CUDADevice: Sendable {
         sharedMemoryPerBlock = try attribute(APUS_CUDA_DEVICE_SHARED_BYTES_PER_BLOCK)
     }
 
+    /// Makes this GPU's context the calling thread's, for libraries that work on the thread's own.
+    package func makeCurrent() throws(CUDAError) { _ = try current() }
+
     /// The driver's functions, with this GPU's context current on the calling thread.
     func current() throws(CUDAError) -> CUDADriverTable {
         try driver.check("cuCtxSetCurrent", driver.functions.pointee.cuCtxSetCurrent(context))

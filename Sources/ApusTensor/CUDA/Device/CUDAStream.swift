@@ -6,7 +6,7 @@ public final class CUDAStream: Sendable {
     /// The GPU it belongs to.
     public let device: CUDADevice
     // Created in init and destroyed in deinit only; the driver's functions may be called from any thread.
-    nonisolated(unsafe) let handle: apus_cuda_stream
+    package nonisolated(unsafe) let handle: apus_cuda_stream
     private let isOwned: Bool
     private let lastKernel = Locked<String?>(nil)
 

@@ -90,6 +90,8 @@ public enum CUDALibraries {
     public static let nvrtc = loadNVRTC(folders: environmentFolders, driverVersion: driver.report.loadedVersion)
     /// The matrix products of this process, of a version that the driver can run.
     public static let cublasLt = loadCublasLt(folders: environmentFolders, driverVersion: driver.report.loadedVersion)
+    /// NVIDIA's collectives of this process.
+    public static let nccl = loadNCCL(folders: environmentFolders)
 
     private static var environmentFolders: String? { getenv("APUS_CUDA_LIBRARY_PATH").map { String(cString: $0) } }
 
@@ -106,6 +108,11 @@ public enum CUDALibraries {
     /// Searches for cuBLASLt. `driverVersion`: the CUDA version of the driver it must suit, or 0 for any.
     public static func loadCublasLt(folders: String?, driverVersion: Int) -> CUDALibrary<apus_cublaslt> {
         CUDALibrary(empty: apus_cublaslt()) { apus_cuda_load_cublaslt(folders, Int32(driverVersion), $0, $1) }
+    }
+
+    /// Searches for NCCL.
+    public static func loadNCCL(folders: String?) -> CUDALibrary<apus_nccl> {
+        CUDALibrary(empty: apus_nccl()) { apus_cuda_load_nccl(folders, $0, $1) }
     }
 }
 

@@ -119,7 +119,8 @@ __device__ __forceinline__ void prefetch_map(const TensorMap *map) {
 
 __device__ __forceinline__ void copy_tile_3d(u32 target, const TensorMap *map, u32 barrier, int c0, int c1, int c2) {
     asm volatile(
-        "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], [%2];"
+        "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes "
+        "[%0], [%1, {%3, %4, %5}], [%2];"
         ::"r"(target), "l"(map), "r"(barrier), "r"(c0), "r"(c1), "r"(c2) : "memory");
 }
 
@@ -130,6 +131,26 @@ __device__ __forceinline__ void copy_tile_5d(
         "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes "
         "[%0], [%1, {%3, %4, %5, %6, %7}], [%2];"
         ::"r"(target), "l"(map), "r"(barrier), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "r"(c4) : "memory");
+}
+
+// Cache policies: what is read once goes first from L2, where tables, queries and partial results then stay.
+#define READ_ONCE 0x12f0000000000000ull
+#define READ_AGAIN 0x1000000000000000ull
+
+__device__ __forceinline__ void stream_tile_3d(u32 target, const TensorMap *map, u32 barrier, int c0, int c1, int c2) {
+    asm volatile(
+        "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
+        "[%0], [%1, {%3, %4, %5}], [%2], %6;"
+        ::"r"(target), "l"(map), "r"(barrier), "r"(c0), "r"(c1), "r"(c2), "l"(READ_ONCE) : "memory");
+}
+
+__device__ __forceinline__ void stream_tile_5d(
+    u32 target, const TensorMap *map, u32 barrier, int c0, int c1, int c2, int c3, int c4
+) {
+    asm volatile(
+        "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
+        "[%0], [%1, {%3, %4, %5, %6, %7}], [%2], %8;"
+        ::"r"(target), "l"(map), "r"(barrier), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "r"(c4), "l"(READ_ONCE) : "memory");
 }
 
 // A run of bytes, a multiple of 16.
@@ -149,6 +170,17 @@ __device__ __forceinline__ void prefetch_tile_5d(const TensorMap *map, int c0, i
 // 16 bytes, or 16 zero bytes when `bytes` is 0.
 __device__ __forceinline__ void copy_16(u32 target, const void *source, u32 bytes) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(target), "l"(source), "r"(bytes) : "memory");
+}
+
+__device__ __forceinline__ void stream_16(u32 target, const void *source, u32 bytes, u64 policy) {
+    asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2, %3;" ::"r"(target), "l"(source), "r"(bytes),
+                 "l"(policy)
+                 : "memory");
+}
+
+// Brings a line into L2.
+__device__ __forceinline__ void prefetch_line(const void *address) {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(address) : "memory");
 }
 
 __device__ __forceinline__ float2 load_shared_2_floats(u32 source) {
@@ -354,18 +386,36 @@ __device__ __forceinline__ void mma_settle(float (&d)[count]) {
 #define APUS_REGS_8 "%0, %1, %2, %3, %4, %5, %6, %7"
 #define APUS_REGS_16 \
     "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+#define APUS_REGS_24 \
+    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+    "%16, %17, %18, %19, %20, %21, %22, %23"
 #define APUS_REGS_32 \
     "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
     "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define APUS_REGS_40 \
+    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+    "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
+    "%32, %33, %34, %35, %36, %37, %38, %39"
 #define APUS_REGS_48 \
     "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
     "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
     "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
+#define APUS_REGS_56 \
+    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+    "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
+    "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+    "%48, %49, %50, %51, %52, %53, %54, %55"
 #define APUS_REGS_64 \
     "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
     "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
     "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
     "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define APUS_REGS_80 \
+    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+    "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
+    "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+    "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, " \
+    "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79"
 #define APUS_REGS_96 \
     "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
     "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
@@ -385,9 +435,13 @@ __device__ __forceinline__ void mma_settle(float (&d)[count]) {
 #define APUS_ACC_8(d, i) \
     "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
 #define APUS_ACC_16(d, i) APUS_ACC_8(d, i), APUS_ACC_8(d, i + 8)
+#define APUS_ACC_24(d, i) APUS_ACC_16(d, i), APUS_ACC_8(d, i + 16)
 #define APUS_ACC_32(d, i) APUS_ACC_16(d, i), APUS_ACC_16(d, i + 16)
+#define APUS_ACC_40(d, i) APUS_ACC_32(d, i), APUS_ACC_8(d, i + 32)
 #define APUS_ACC_48(d, i) APUS_ACC_32(d, i), APUS_ACC_16(d, i + 32)
+#define APUS_ACC_56(d, i) APUS_ACC_48(d, i), APUS_ACC_8(d, i + 48)
 #define APUS_ACC_64(d, i) APUS_ACC_32(d, i), APUS_ACC_32(d, i + 32)
+#define APUS_ACC_80(d, i) APUS_ACC_64(d, i), APUS_ACC_16(d, i + 64)
 #define APUS_ACC_96(d, i) APUS_ACC_64(d, i), APUS_ACC_32(d, i + 64)
 #define APUS_ACC_128(d, i) APUS_ACC_64(d, i), APUS_ACC_64(d, i + 64)
 
@@ -428,8 +482,12 @@ struct Mma;
 
 APUS_MMA(16, 8, "8", "9", "10", "8", "9", "10", "11", "12", "13")
 APUS_MMA(32, 16, "16", "17", "18", "16", "17", "18", "19", "20", "21")
+APUS_MMA(48, 24, "24", "25", "26", "24", "25", "26", "27", "28", "29")
 APUS_MMA(64, 32, "32", "33", "34", "32", "33", "34", "35", "36", "37")
+APUS_MMA(80, 40, "40", "41", "42", "40", "41", "42", "43", "44", "45")
 APUS_MMA(96, 48, "48", "49", "50", "48", "49", "50", "51", "52", "53")
+APUS_MMA(112, 56, "56", "57", "58", "56", "57", "58", "59", "60", "61")
 APUS_MMA(128, 64, "64", "65", "66", "64", "65", "66", "67", "68", "69")
+APUS_MMA(160, 80, "80", "81", "82", "80", "81", "82", "83", "84", "85")
 APUS_MMA(192, 96, "96", "97", "98", "96", "97", "98", "99", "100", "101")
 APUS_MMA(256, 128, "128", "129", "130", "128", "129", "130", "131", "132", "133")

@@ -1,0 +1,207 @@
+import ApusSynchronization
+import CApusCUDA
+
+/// What an algorithm of a matrix product depends on: sizes, how the matrices lie, types, alignment.
+struct CUDAProductShape: Hashable {
+    /// c [m, n] = a [m, k] b [k, n].
+    var m: Int, n: Int, k: Int
+    /// Elements from row to row, as stored.
+    var aStride: Int, bStride: Int, cStride: Int
+    /// Whether what is stored is read the other way round.
+    var aTransposed: Bool, bTransposed: Bool
+    /// Of a and b: float32 or bf16.
+    var input: DType
+    /// Of c: float32 or bf16.
+    var output: DType
+    /// The largest powers of two, up to 256, that addresses of a, b and c are multiples of.
+    var alignments: [UInt32]
+
+    static func alignment(_ address: UInt64) -> UInt32 { UInt32(min(address & (~address &+ 1), 256)) }
+
+    var description: String {
+        "[\(m), \(k)]\(aTransposed ? " (transposed)" : "") x [\(k), \(n)]\(bTransposed ? " (transposed)" : "") of \(input)"
+    }
+}
+
+/// Matrix products by cuBLASLt on one stream. The algorithm of a shape is chosen when it first occurs, and kept.
+///
+/// Sums are float32. Algorithms that add partial sums in no order are left out, so that results are the same in every run.
+final class CUDAProducts: Sendable {
+    /// What an algorithm may use beside: NVIDIA's recommendation for Hopper.
+    static let workspaceBytes = 32 << 20
+
+    private let stream: CUDAStream
+    private let workspaceBytes: Int
+    private let state: Locked<State>
+
+    private final class State: @unchecked Sendable {
+        // Used under the lock only; the handle is never changed.
+        let functions: UnsafePointer<apus_cublaslt>
+        let handle: apus_cublaslt_handle
+        var workspace: CUDABuffer?
+        var plans: [CUDAProductShape: CUDAProductPlan] = [:]
+
+        init(_ functions: UnsafePointer<apus_cublaslt>, _ handle: apus_cublaslt_handle) {
+            self.functions = functions
+            self.handle = handle
+        }
+
+        deinit {
+            plans = [:]
+            _ = functions.pointee.cublasLtDestroy(handle)
+        }
+    }
+
+    /// Products on a stream. Throws ``CUDAError/library(_:)`` without cuBLASLt.
+    init(stream: CUDAStream, workspaceBytes: Int = CUDAProducts.workspaceBytes) throws {
+        let functions = try CUDALibraries.cublasLt.table()
+        _ = try stream.device.current()
+        var handle: apus_cublaslt_handle?
+        try CUDAProductPlan.check(functions, "cublasLtCreate", functions.pointee.cublasLtCreate(&handle))
+        self.stream = stream
+        self.workspaceBytes = workspaceBytes
+        state = Locked(State(functions, handle!))
+    }
+
+    /// Chooses the algorithm of a shape, unless that is done.
+    func prepare(_ shape: CUDAProductShape) throws { try state.withLock { _ = try plan(shape, $0) } }
+
+    /// Queues c = a b, or c += a b, of matrices at these addresses.
+    func multiply(_ shape: CUDAProductShape, a: UInt64, b: UInt64, c: UInt64, accumulate: Bool) throws {
+        try state.withLock { state in
+            let plan = try plan(shape, state)
+            let workspace = try state.workspace ?? CUDABuffer(byteCount: workspaceBytes, stream: stream)
+            state.workspace = workspace
+            _ = try stream.device.current()
+            try plan.run(
+                state.handle, a: a, b: b, c: c, accumulate: accumulate,
+                workspace: (workspace.address, workspace.byteCount), stream: stream)
+        }
+        stream.launched("cublasLtMatmul \(shape.description)")
+    }
+
+    private func plan(_ shape: CUDAProductShape, _ state: State) throws -> CUDAProductPlan {
+        if let known = state.plans[shape] { return known }
+        let made = try CUDAProductPlan(shape, state.handle, state.functions, workspaceBytes: workspaceBytes)
+        state.plans[shape] = made
+        return made
+    }
+}
+
+/// The layouts and the algorithm of one shape. Not Sendable: it is used under the lock of its ``CUDAProducts``.
+final class CUDAProductPlan {
+    private let functions: UnsafePointer<apus_cublaslt>
+    private var operation: apus_cublaslt_operation?
+    private var layouts: (a: apus_cublaslt_layout?, b: apus_cublaslt_layout?, c: apus_cublaslt_layout?)
+    private var algorithm = apus_cublaslt_algorithm()
+
+    static func check(
+        _ functions: UnsafePointer<apus_cublaslt>, _ name: StaticString, _ code: Int32
+    ) throws(CUDAError) {
+        if code == 0 { return }
+        let codeName = functions.pointee.cublasLtGetStatusName(code).map { String(cString: $0) } ?? "unknown status"
+        throw .call(name: name.description, code: Int(code), codeName: codeName, meaning: "cuBLASLt", kernel: nil)
+    }
+
+    private func check(_ name: StaticString, _ code: Int32) throws(CUDAError) {
+        try Self.check(functions, name, code)
+    }
+
+    /// cuBLASLt counts columns first: a row-major [rows, columns] is its [columns, rows]. So it computes c^T = b^T a^T, its
+    /// first matrix being our b.
+    init(
+        _ shape: CUDAProductShape, _ handle: apus_cublaslt_handle, _ functions: UnsafePointer<apus_cublaslt>,
+        workspaceBytes: Int
+    ) throws(CUDAError) {
+        self.functions = functions
+        let lt = functions.pointee
+        try check(
+            "cublasLtMatmulDescCreate",
+            lt.cublasLtMatmulDescCreate(&operation, Int32(APUS_CUBLAS_COMPUTE_F32), Int32(APUS_CUBLAS_F32)))
+        for (attribute, isTransposed) in [
+            (APUS_CUBLASLT_OPERATION_TRANSPOSE_A, shape.bTransposed),
+            (APUS_CUBLASLT_OPERATION_TRANSPOSE_B, shape.aTransposed),
+        ] {
+            var transpose = Int32(isTransposed ? APUS_CUBLAS_TRANSPOSE : APUS_CUBLAS_NO_TRANSPOSE)
+            try check(
+                "cublasLtMatmulDescSetAttribute",
+                lt.cublasLtMatmulDescSetAttribute(
+                    operation, Int32(attribute), &transpose, MemoryLayout<Int32>.size))
+        }
+        let (m, n, k) = (shape.m, shape.n, shape.k)
+        layouts.a = try layout(shape.input, shape.aTransposed ? (k, m) : (m, k), stride: shape.aStride)
+        layouts.b = try layout(shape.input, shape.bTransposed ? (n, k) : (k, n), stride: shape.bStride)
+        layouts.c = try layout(shape.output, (m, n), stride: shape.cStride)
+        try choose(shape, handle, workspaceBytes: workspaceBytes)
+    }
+
+    deinit {
+        let lt = functions.pointee
+        for layout in [layouts.a, layouts.b, layouts.c] where layout != nil {
+            _ = lt.cublasLtMatrixLayoutDestroy(layout)
+        }
+        if operation != nil { _ = lt.cublasLtMatmulDescDestroy(operation) }
+    }
+
+    /// The layout of a row-major matrix as it is stored.
+    private func layout(
+        _ dtype: DType, _ extents: (rows: Int, columns: Int), stride: Int
+    ) throws(CUDAError) -> apus_cublaslt_layout? {
+        var layout: apus_cublaslt_layout?
+        let type = Int32(dtype == .bf16 ? APUS_CUBLAS_BF16 : APUS_CUBLAS_F32)
+        try check(
+            "cublasLtMatrixLayoutCreate",
+            functions.pointee.cublasLtMatrixLayoutCreate(
+                &layout, type, UInt64(extents.columns), UInt64(extents.rows), Int64(stride)))
+        return layout
+    }
+
+    private func choose(
+        _ shape: CUDAProductShape, _ handle: apus_cublaslt_handle, workspaceBytes: Int
+    ) throws(CUDAError) {
+        let lt = functions.pointee
+        var preference: apus_cublaslt_preference?
+        try check("cublasLtMatmulPreferenceCreate", lt.cublasLtMatmulPreferenceCreate(&preference))
+        defer { _ = lt.cublasLtMatmulPreferenceDestroy(preference) }
+        var bytes = workspaceBytes
+        try check(
+            "cublasLtMatmulPreferenceSetAttribute",
+            lt.cublasLtMatmulPreferenceSetAttribute(
+                preference, Int32(APUS_CUBLASLT_PREFERENCE_WORKSPACE_BYTES), &bytes, MemoryLayout<Int>.size))
+        // Without these the heuristic takes all addresses for multiples of 256, which those of views are not.
+        let (a, b, c) = (shape.alignments[0], shape.alignments[1], shape.alignments[2])
+        for (attribute, value) in [
+            (APUS_CUBLASLT_PREFERENCE_ALIGNMENT_A, b), (APUS_CUBLASLT_PREFERENCE_ALIGNMENT_B, a),
+            (APUS_CUBLASLT_PREFERENCE_ALIGNMENT_C, c), (APUS_CUBLASLT_PREFERENCE_ALIGNMENT_D, c),
+            (APUS_CUBLASLT_PREFERENCE_REDUCTIONS, UInt32(APUS_CUBLASLT_REDUCTIONS_IN_ORDER)),
+        ] {
+            var value = value
+            try check(
+                "cublasLtMatmulPreferenceSetAttribute",
+                lt.cublasLtMatmulPreferenceSetAttribute(
+                    preference, Int32(attribute), &value, MemoryLayout<UInt32>.size))
+        }
+        var heuristic = apus_cublaslt_heuristic()
+        var found: Int32 = 0
+        let code = lt.cublasLtMatmulAlgoGetHeuristic(
+            handle, operation, layouts.b, layouts.a, layouts.c, layouts.c, preference, 1, &heuristic, &found)
+        guard code == 0, found > 0 else {
+            throw .launch(
+                kernel: "cublasLtMatmul", problem: "no algorithm for a product \(shape.description) (status \(code))")
+        }
+        algorithm = heuristic.algorithm
+    }
+
+    func run(
+        _ handle: apus_cublaslt_handle, a: UInt64, b: UInt64, c: UInt64, accumulate: Bool,
+        workspace: (address: UInt64, byteCount: Int), stream: CUDAStream
+    ) throws(CUDAError) {
+        var one: Float = 1
+        var beta: Float = accumulate ? 1 : 0
+        try check(
+            "cublasLtMatmul",
+            functions.pointee.cublasLtMatmul(
+                handle, operation, &one, b, layouts.b, a, layouts.a, &beta, c, layouts.c, c, layouts.c, &algorithm,
+                workspace.address, workspace.byteCount, stream.handle))
+    }
+}

@@ -1,0 +1,210 @@
+"""The emulator, on kernels that were found right on a GPU and on small ones that are wrong."""
+
+import collections
+import ctypes
+import math
+import re
+import sys
+import unittest
+from pathlib import Path
+
+import numpy
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parents[1] / "Benchmarks/gpu")]
+
+import emulate
+from emulate import EmulationError, Kernel, aligned, from_bf16, tensor_map, to_bf16
+from settings import configure, query_panels
+
+Geometry = collections.namedtuple("Geometry", "heads groups shared value key once")
+
+
+# Kernels `float *out, int n` of a few lines: {name: body}. Compiled together, since most of that is the same for all.
+DYNAMIC = "extern __shared__ __align__(1024) unsigned char memory[];"
+OPERANDS = DYNAMIC + """
+    u32 at = shared_address(memory);
+    float d[8];
+    for (int i = threadIdx.x; i < 512; i += 128) store_shared_16(at + i * 16, make_uint4(0, 0, 0, 0));
+    __syncthreads();
+    mma_fence();
+    Mma<16>::ss(d, descriptor_rows(at), descriptor_rows(at), 0);
+    mma_commit();"""
+OVERWRITE = "for (int i = threadIdx.x; i < 512; i += 128) store_shared_16(at + i * 16, make_uint4(n, n, n, n));"
+SMALL = {
+    "sums": """
+        __shared__ float parts[4];
+        float x = threadIdx.x + blockIdx.x * blockDim.x + n;
+        for (int i = 16; i > 0; i /= 2) x += __shfl_xor_sync(0xffffffff, x, i);
+        if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = x;
+        __syncthreads();
+        if (threadIdx.x < 4) atomicAdd(out + blockIdx.x, parts[threadIdx.x]);""",
+    "racy": """
+        __shared__ float x[128];
+        x[threadIdx.x] = n;
+        out[threadIdx.x] = x[127 - threadIdx.x];""",
+    "reused": OPERANDS + "__syncthreads();" + OVERWRITE + "mma_wait<0>(); out[threadIdx.x] = d[0];",
+    "kept": OPERANDS + "mma_wait<0>(); __syncthreads();" + OVERWRITE + "out[threadIdx.x] = d[0];",
+    "stuck": "if (threadIdx.x < 32) named_sync(1, 64);",
+    "counts": "if (threadIdx.x == 0) named_sync(1, 64); else named_sync(1, 96);",
+    "uninitialised": "__shared__ u64 b; barrier_arrive(shared_address(&b));",
+    "arrivals": """
+        __shared__ u64 barrier;
+        const u32 b = shared_address(&barrier);
+        if (threadIdx.x == 0) { barrier_init(b, 1); barrier_expect(b, 16); barrier_arrive(b); }""",
+    "outside": DYNAMIC + "store_shared_4(shared_address(memory) + 8192 + threadIdx.x * 4, 0);",
+    "behind": DYNAMIC + "memory[8192] = 0;",
+    "divergent": "if (threadIdx.x % 32 < 16) __shfl_sync(0xffffffff, n, 0);",
+    "unwaited": OPERANDS,
+}
+
+
+class Small(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        folder = emulate.BUILT / "small"
+        folder.mkdir(parents=True, exist_ok=True)
+        kernels = "".join(f'extern "C" __global__ void {n}(float *out, int n) {{{body}}}\n' for n, body in SMALL.items())
+        (folder / "small.cu").write_text('#include "ptx.cuh"\n' + kernels)
+        cls.kernels = emulate.kernels("small.cu", list(SMALL), shared=8192, folders=[folder])
+
+    def test_threads_shuffles_and_barriers(self):
+        out = aligned(3, numpy.float32)
+        for seed in (0, 1):
+            out[:] = 0
+            self.kernels["sums"](3, 128, out, 5, seed=seed)
+            numpy.testing.assert_array_equal(out, [sum(range(i * 128 + 5, i * 128 + 133)) for i in range(3)])
+
+    def test_a_missing_barrier_shows(self):
+        out = aligned(128, numpy.float32)
+        self.kernels["racy"](1, 128, out, 5)
+        self.assertTrue(numpy.isnan(out).any(), "shared memory starts as NaN")
+
+    def test_mistakes_are_named(self):
+        wrong = {
+            "stuck": "all threads wait: 32 for named barrier 1", "counts": "of 64 threads and of 96",
+            "uninitialised": "was not initialised", "arrivals": "more arrivals", "outside": "of dynamic shared memory",
+            "behind": "behind its dynamic shared memory", "divergent": "lanes of its warp",
+            "unwaited": "without waiting for its products"}
+        for name, message in wrong.items():
+            with self.subTest(name), self.assertRaisesRegex(EmulationError, re.escape(message)):
+                self.kernels[name](1, 128, aligned(1, numpy.float32), 1, lazy=True)
+
+    def test_late_products_show_reuse(self):
+        """An operand that is overwritten before the wait for the product that reads it."""
+        for name, clean in (("reused", False), ("kept", True)):
+            out = aligned(128, numpy.float32)
+            self.kernels[name](1, 128, out, 0x3F803F80, lazy=True)
+            self.assertEqual(bool((out == 0).all()), clean)
+
+    def test_every_wrapped_instruction_has_its_twin(self):
+        names = re.compile(r"(?:__forceinline__|\binline) \w[\w ]*?[ *](\w+)\(")
+        found = lambda path: set(names.findall(path.read_text()))
+        kernels = found(next(f / "ptx.cuh" for f in emulate.FOLDERS if (f / "ptx.cuh").exists()))
+        self.assertGreater(len(kernels), 40)
+        self.assertEqual(kernels - found(HERE / "ptx.cuh") - {"NAME"}, set())
+
+
+class Decode(unittest.TestCase):
+    """decode.cu with its schedule, for one geometry: sequences of 0, 1 and more tokens, one cut over blocks."""
+
+    geometry = Geometry(heads=32, groups=2, shared=64, value=0, key=32, once=1)
+    tokens, lengths, page_size, workers = 2, [0, 1, 70, 900], 64, 4
+
+    def setUp(self):
+        g, rng = self.geometry, numpy.random.default_rng()
+        pages = [-(-n // self.page_size) for n in self.lengths]
+        order = rng.permutation(sum(pages) + 1)
+        self.table = aligned((len(pages), max(pages)), numpy.int32, 2**30)
+        for b, count in enumerate(pages):
+            self.table[b, :count] = order[sum(pages[:b]) : sum(pages[:b]) + count]
+        row = g.shared + g.value
+        self.page_elements = self.page_size * (g.groups * row + g.key)
+        self.cache = to_bf16(rng.standard_normal((len(order), self.page_elements)))
+        self.query = to_bf16(rng.standard_normal((len(pages), self.tokens, g.heads, g.shared + g.key)))
+        self.output = aligned((len(pages), self.tokens, g.heads, row), numpy.uint16)
+        self.lse = aligned((len(pages), self.tokens, g.heads), numpy.float32)
+        self.scale = 1 / math.sqrt(96)
+
+    def reference(self):
+        g = self.geometry
+        outputs, lses = [], []
+        for b, n in enumerate(self.lengths):
+            pages = from_bf16(self.cache)[self.table[b, : -(-n // self.page_size)]].astype(numpy.float64)
+            cut = self.page_size * g.groups * g.shared
+            rows = pages[:, :cut].reshape(-1, g.groups, self.page_size, g.shared).swapaxes(1, 2).reshape(-1, g.groups, g.shared)[:n]
+            key = pages[:, cut:].reshape(-1, g.key)[:n]
+            q = from_bf16(self.query)[b].astype(numpy.float64).reshape(self.tokens, g.groups, -1, g.shared + g.key)
+            s = numpy.einsum("tghd,lgd->tghl", q[..., : g.shared], rows) + numpy.einsum("tghd,ld->tghl", q[..., g.shared :], key)
+            seen = n - self.tokens + 1 + numpy.arange(self.tokens)
+            s = numpy.where(numpy.arange(n) < seen[:, None, None, None], s * self.scale, -numpy.inf)
+            with numpy.errstate(divide="ignore"):
+                lse = numpy.log(numpy.exp(s).sum(-1))
+            weights = numpy.exp(s - numpy.where(numpy.isfinite(lse), lse, 0)[..., None])
+            outputs.append(numpy.einsum("tghl,lgd->tghd", weights, rows).reshape(self.tokens, g.heads, -1))
+            lses.append(lse.reshape(self.tokens, g.heads))
+        return numpy.stack(outputs), numpy.stack(lses)
+
+    def compare(self, output, lse, tolerance):
+        expected, exact = self.reference()
+        for b in range(len(self.lengths)):
+            norm = numpy.linalg.norm(expected[b]) or 1.0
+            self.assertLess(numpy.linalg.norm(output[b] - expected[b]) / norm, tolerance, f"sequence {b}")
+        numpy.testing.assert_allclose(lse, exact, atol=1e-3)
+
+    def test_naive(self):
+        g = self.geometry
+        output, lse = aligned(self.output.shape, numpy.float32), aligned(self.lse.shape, numpy.float32)
+        Naive = type("Naive", (ctypes.Structure,), {"_fields_": [(c, ctypes.c_int) for c in "abcdefgh"]})
+        Kernel("naive_decode.cu", "naive_decode")(
+            (g.heads, self.tokens, len(self.lengths)), 128, self.query, self.cache, self.table, self.table.shape[1],
+            numpy.array(self.lengths, numpy.int32), output, lse,
+            Naive(g.heads, g.groups, g.shared, g.key, g.value, g.once, self.page_size, 0), self.tokens, self.scale)
+        self.compare(output, lse, 1e-6)
+
+    def run_decode(self, page_size, lazy, seed):
+        g, batch = self.geometry, len(self.lengths)
+        per_group, width = g.heads // g.groups, g.shared + g.value
+        name, defines, shared, _ = configure(g, per_group * self.tokens, page_size)
+        tile_rows = 64 * defines["WARPGROUPS"]
+        lanes, workers, slots = g.groups, self.workers, 2 * self.workers
+        pieces, splits = aligned((3 * workers + batch) * 8, numpy.int32, 0), aligned(workers * 4, numpy.int32, 0)
+        arrivals, count = aligned(slots * lanes, numpy.int32, 7), aligned(1, numpy.int32, 0)
+        lengths = aligned(batch, numpy.int32, self.lengths)
+        Kernel("schedule.cu", "decode_schedule")(
+            1, 256, lengths, batch, 1, workers, defines["BLOCK_N"], 2, 5, pieces, splits, arrivals, lanes, count, seed=seed)
+        self.assertGreater(count[0], 0, "a sequence is cut")
+        partial = aligned((slots, lanes, tile_rows, -(-width // 32) * 32), numpy.uint16)
+        partial_lse = aligned((slots, lanes, tile_rows), numpy.float32)
+        base, w, q = self.cache.ctypes.data, width, g.shared + g.key
+        page_bytes, rows_bytes = self.page_elements * 2, page_size * g.groups * w * 2
+        box = min(page_size, defines["BLOCK_N"])
+        rows = tensor_map(
+            base, (64, page_size, w // 64, g.groups, len(self.cache)), (w * 2, 128, page_size * w * 2, page_bytes),
+            (64, box, w // 64 if box == defines["BLOCK_N"] else 1, 1, 1))
+        key = tensor_map(base + rows_bytes, (g.key, page_size, len(self.cache)), (g.key * 2, page_bytes), (64, box, 1))
+        query = tensor_map(
+            self.query.ctypes.data, (64, per_group, batch * self.tokens, g.groups, q // 64),
+            (q * 2, g.heads * q * 2, per_group * q * 2, 128), (64, per_group, 64 // per_group, 1, query_panels(q)))
+        fields = [(n, ctypes.c_void_p) for n in ("query", "cache", "table", "pieces", "splits", "arrivals", "output", "lse", "partial", "partial_lse")]
+        fields += [("page_elements", ctypes.c_longlong)]
+        fields += [(n, ctypes.c_int) for n in ("stride", "tokens", "heads", "per_group", "groups", "lanes", "row_tiles")]
+        Parameters = type("Parameters", (ctypes.Structure,), {"_fields_": fields + [("scale", ctypes.c_float)]})
+        parameters = Parameters(
+            *[x.ctypes.data for x in (self.query, self.cache, self.table, pieces, splits, arrivals, self.output, self.lse, partial, partial_lse)],
+            self.page_elements, self.table.shape[1], self.tokens, g.heads, per_group, g.groups, lanes,
+            -(-per_group * self.tokens // tile_rows), self.scale * math.log2(math.e))
+        self.output[...], self.lse[...] = 0xFFFF, math.nan
+        Kernel(name + ".cu", name, defines, shared)(
+            workers * lanes, 128 + 128 * defines["WARPGROUPS"], rows, key, query, parameters, lazy=lazy, seed=seed,
+            resident=workers * lanes)
+        self.compare(from_bf16(self.output).astype(numpy.float64), self.lse, 5e-3)
+
+    def test_tensor_copies(self):
+        for lazy, seed in ((False, 0), (True, 0), (True, 1)):
+            with self.subTest(lazy=lazy, seed=seed):
+                self.run_decode(64, lazy, seed)
+
+
+if __name__ == "__main__":
+    unittest.main()
