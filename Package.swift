@@ -9,7 +9,8 @@ let package = Package(
         .library(
             name: "Apus",
             targets: [
-                "ApusTensor", "ApusLayers", "ApusAttention", "ApusText", "ApusModels", "ApusTraining", "ApusEngine",
+                "ApusTensor", "ApusDistributed", "ApusLayers", "ApusAttention", "ApusText", "ApusModels",
+                "ApusTraining", "ApusEngine",
                 "ApusTeaching", "ApusPlanning", "ApusServer", "ApusServeBenchmark",
             ]),
         .library(name: "apus_attention", type: .dynamic, targets: ["ApusAttentionC"]),
@@ -28,8 +29,13 @@ let package = Package(
     targets: [
         .target(name: "CApusKernels"),
         .target(name: "CApusCUDA"),
+        .target(name: "CApusMPI"),
         .target(name: "ApusSynchronization"),
-        .target(name: "ApusTensor", dependencies: ["ApusSynchronization", "CApusKernels", "CApusCUDA"]),
+        .target(
+            name: "ApusTensor", dependencies: ["ApusSynchronization", "CApusKernels", "CApusCUDA"],
+            resources: [.embedInCode("Kernels")]),
+        .target(
+            name: "ApusDistributed", dependencies: ["ApusSynchronization", "ApusTensor", "CApusCUDA", "CApusMPI"]),
         .target(name: "ApusLayers", dependencies: ["ApusTensor"]),
         .target(
             name: "ApusAttention", dependencies: ["ApusSynchronization", "ApusTensor", "ApusLayers", "CApusKernels"],
@@ -40,18 +46,28 @@ let package = Package(
         .target(name: "ApusText", dependencies: ["ApusSynchronization", "CApusCompression"]),
         .target(
             name: "ApusModels",
-            dependencies: ["ApusSynchronization", "ApusTensor", "ApusLayers", "ApusAttention", "ApusText"]),
+            dependencies: [
+                "ApusSynchronization", "ApusTensor", "ApusDistributed", "ApusLayers", "ApusAttention", "ApusText",
+            ]),
         .target(name: "ApusReport"),
         .target(
             name: "ApusTraining",
             dependencies: [
-                "ApusReport", "ApusSynchronization", "ApusModels", "ApusText", "ApusLayers", "ApusAttention",
+                "ApusReport", "ApusSynchronization", "ApusDistributed", "ApusModels", "ApusText", "ApusLayers",
+                "ApusAttention",
                 "ApusTensor",
                 .product(name: "Yams", package: "Yams"),
             ]),
         .target(
-            name: "ApusEngine", dependencies: ["ApusSynchronization", "ApusModels", "ApusAttention", "ApusText"]),
-        .target(name: "ApusPlanning", dependencies: ["ApusAttention"]),
+            name: "ApusEngine",
+            dependencies: ["ApusSynchronization", "ApusDistributed", "ApusModels", "ApusAttention", "ApusText"]),
+        .target(name: "ApusServeBenchmark", dependencies: ["ApusText"]),
+        .target(
+            name: "ApusPlanning",
+            dependencies: [
+                "ApusReport", "ApusTensor", "ApusText", "ApusAttention", "ApusModels", "ApusEngine",
+                "ApusServeBenchmark",
+            ]),
         .target(
             name: "ApusTeaching",
             dependencies: [
@@ -60,7 +76,7 @@ let package = Package(
         .target(
             name: "ApusServer",
             dependencies: [
-                "ApusEngine", "ApusModels", "ApusText", "ApusTensor",
+                "ApusSynchronization", "ApusEngine", "ApusModels", "ApusText", "ApusTensor",
                 .product(name: "Hummingbird", package: "hummingbird"),
                 .product(name: "HummingbirdCore", package: "hummingbird"),
                 .product(name: "HummingbirdTLS", package: "hummingbird"),
@@ -70,27 +86,34 @@ let package = Package(
                 .product(name: "NIOHTTP1", package: "swift-nio"),
                 .product(name: "NIOSSL", package: "swift-nio-ssl"),
                 .product(name: "NIOHTTPTypes", package: "swift-nio-extras"),
+                .product(name: "NIOHTTPTypesHTTP1", package: "swift-nio-extras"),
                 .product(name: "HTTPTypes", package: "swift-http-types"),
                 .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
                 .product(name: "UnixSignals", package: "swift-service-lifecycle"),
             ],
             resources: [.embedInCode("Resources")]),
-        .target(name: "ApusServeBenchmark", dependencies: ["ApusText"]),
         .executableTarget(
             name: "apus",
             dependencies: [
                 "ApusServer", "ApusTeaching", "ApusEngine", "ApusTraining", "ApusModels", "ApusText", "ApusAttention",
-                "ApusPlanning", "ApusServeBenchmark",
+                "ApusDistributed", "ApusPlanning", "ApusServeBenchmark", "CApusKernels",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
             ]),
         .testTarget(name: "ApusTensorTests", dependencies: ["ApusSynchronization", "ApusTensor", "CApusKernels"]),
-        .testTarget(name: "ApusAttentionTests", dependencies: ["ApusAttention", "ApusPlanning"]),
+        .testTarget(name: "ApusDistributedTests", dependencies: ["ApusDistributed", "ApusTensor"]),
+        .testTarget(name: "ApusAttentionTests", dependencies: ["ApusAttention"]),
         .testTarget(name: "ApusTextTests", dependencies: ["ApusText"]),
-        .testTarget(name: "ApusModelsTests", dependencies: ["ApusModels", "ApusEngine"]),
-        .testTarget(name: "ApusTrainingTests", dependencies: ["ApusTraining"]),
+        .testTarget(name: "ApusModelsTests", dependencies: ["ApusDistributed", "ApusModels", "ApusEngine"]),
+        .testTarget(name: "ApusTrainingTests", dependencies: ["ApusDistributed", "ApusTraining"]),
         .testTarget(name: "ApusTeachingTests", dependencies: ["ApusTeaching"]),
         .testTarget(name: "ApusEngineTests", dependencies: ["ApusSynchronization", "ApusEngine"]),
+        .testTarget(
+            name: "ApusPlanningTests",
+            dependencies: [
+                "ApusPlanning", "ApusAttention", "ApusEngine", "ApusModels", "ApusServeBenchmark", "ApusTensor",
+                "ApusText",
+            ]),
         .testTarget(name: "ApusServerTests", dependencies: ["ApusServer"]),
     ],
     swiftLanguageModes: [.v6]

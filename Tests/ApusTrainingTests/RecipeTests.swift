@@ -176,3 +176,32 @@ import Foundation
         #expect(error?.description.hasPrefix("/no such recipe.yaml: cannot read the recipe") == true)
     }
 }
+
+@Suite struct RecipeTaskTests {
+    @Test func tasksHaveTheirData() throws {
+        let text =
+            "task: reward\nmodel: {from: base}\nreward: {on_policy: a.jsonl, off_policy: [b.jsonl], on_policy_share: 0.25}"
+        let recipe = try Recipe.parse(text)
+        #expect(recipe.resolvedTask == .reward && recipe.reward.onPolicy == ["a.jsonl"])
+        // What a checkpoint stores can be read again, and says the same.
+        #expect(try Recipe.parse(recipe.yaml) == recipe)
+        #expect(recipe.yaml.hasPrefix("task: reward\nmodel:\n"))
+        #expect(try Recipe.parse("data: {chat: c.jsonl}\nmodel: {from: base}").resolvedTask == .sft)
+        let started = try Recipe.parse("data: {path: books}\nmodel: {from: base}")
+        #expect(try Recipe.parse(started.yaml) == started)
+    }
+
+    @Test(arguments: [
+        ("task: reward", "model.from"), ("task: reward\nmodel: {from: x}", "reward.on_policy"),
+        ("task: reward\nmodel: {from: x}\nreward: {on_policy: a, on_policy_share: 0.5}", "reward.off_policy"),
+        ("task: reward\nmodel: {from: x}\nreward: {on_policy: a}\ndata: {path: books}", "data.path"),
+        ("data: {path: books}\nreward: {pairs: 7}", "reward.pairs"), ("task: rewards", "task"),
+        ("task: sft\ndata: {path: books}", "data.chat"), ("tasks: sft", "tasks"), ("task: [sft]", "task"),
+        ("task: pretrain\ndata: {chat: c.jsonl}", "data.chat"),
+        ("task: reward\nmodel: {from: x}\nreward: {on_policy: a}\ntraining: {tokens: 5}", "training.tokens"),
+    ])
+    func whatDoesNotFitTheTaskIsNamed(_ text: String, _ key: String) throws {
+        let error = #expect(throws: RecipeError.self) { _ = try Recipe.parse(text) }
+        #expect(try #require(error).description.contains(key))
+    }
+}

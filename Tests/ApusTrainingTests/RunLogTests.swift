@@ -55,21 +55,22 @@ import Foundation
     @Test func linesSayWhereTheRunIs() {
         var written = ""
         var line = StatusLine(
-            tokensPerStep: 4096, isTerminal: false, operationsPerToken: 33e6, peakFlops: 450e9, write: { written += $0 }
+            isTerminal: false, operationsPerToken: 33e6, peakFlops: 450e9, write: { written += $0 }
         )
-        line.update(.init(step: 10, of: 200, loss: 4.8126, learningRate: 9.14e-4, tokens: 40_960, seconds: 8))
+        line.update(
+            .init(step: 10, of: 200, loss: 4.8126, learningRate: 9.14e-4, steps: 10, tokens: 40_960, seconds: 8))
         #expect(
             written == "step 10/200  loss 4.813  lr 9.1e-4  5,120 tok/s  37.5 % of peak  2:32 min left\n")
-        line.update(.init(step: 200, of: 200, loss: .nan, learningRate: 0, tokens: 40_960, seconds: 8))
+        line.update(.init(step: 200, of: 200, loss: .nan, learningRate: 0, steps: 190, tokens: 40_960, seconds: 8))
         #expect(written.hasSuffix("step 200/200  loss nan  lr 0.0  5,120 tok/s  37.5 % of peak\n"))
     }
 
     @Test func terminalsKeepOneLine() {
         var written = ""
-        var line = StatusLine(tokensPerStep: 1, isTerminal: true, write: { written += $0 })
-        line.update(.init(step: 1, of: 2, loss: 1, learningRate: 1e-3, tokens: 1_500_000, seconds: 1))
+        var line = StatusLine(isTerminal: true, write: { written += $0 })
+        line.update(.init(step: 1, of: 2, loss: 1, learningRate: 1e-3, steps: 1, tokens: 1_500_000, seconds: 1))
         line.note("evaluation")
-        line.update(.init(step: 2, of: 2, loss: 1, learningRate: 1e-3, tokens: 1_500_000, seconds: 1))
+        line.update(.init(step: 2, of: 2, loss: 1, learningRate: 1e-3, steps: 1, tokens: 1_500_000, seconds: 1))
         line.end()
         #expect(
             written == "\rstep 1/2  loss 1.000  lr 1.0e-3  1,500,000 tok/s  1 s left\u{1B}[K\nevaluation\n"

@@ -43,7 +43,7 @@ private struct Counting: BatchSource {
 
     private func settings(steps: Int, checkpointEvery: Int = 0, spike: Double = 0) -> Trainer.Settings {
         Trainer.Settings(
-            steps: steps, accumulation: 2, optimizer: AdamW.Settings(),
+            steps: steps, optimizer: AdamW.Settings(),
             schedule: LearningRateSchedule(
                 peak: 1e-2, kind: .cosine, warmupSteps: 5, totalSteps: steps, minRatio: 0.1, decayFraction: 0.2),
             evaluateEvery: 10, checkpointEvery: checkpointEvery, spikeThreshold: spike)
@@ -55,52 +55,59 @@ private struct Counting: BatchSource {
         return path
     }
 
-    private func losses(_ trainer: Trainer, until last: Int = .max) throws -> [Double] {
+    private func trainer(
+        _ model: TrainableDecoder, _ settings: Trainer.Settings, data: Counting = Counting(),
+        store: CheckpointStore? = nil
+    ) -> Trainer {
+        Trainer(
+            model: model, objective: CrossEntropyObjective(model, data: data, accumulation: 2), settings: settings,
+            store: store)
+    }
+
+    private func losses(_ trainer: Trainer, until last: Int = .max) async throws -> [Double] {
         var result: [Double] = []
-        try trainer.run(shouldStop: { trainer.step >= last }) { event in
+        try await trainer.run(shouldStop: { trainer.step >= last }) { event in
             if case .step(let report) = event { result.append(report.loss) }
         }
         return result
     }
 
-    @Test(arguments: [DType.f32, .bf16]) func theLossFalls(_ compute: DType) throws {
-        let trainer = Trainer(model: try model(compute), data: Counting(), settings: settings(steps: 60))
+    @Test(arguments: [DType.f32, .bf16]) func theLossFalls(_ compute: DType) async throws {
+        let trainer = self.trainer(try model(compute), settings(steps: 60))
         var evaluations: [Double] = []
         var steps: [Trainer.StepReport] = []
-        try trainer.run { event in
+        try await trainer.run { event in
             switch event {
             case .step(let report): steps.append(report)
-            case .evaluation(_, let loss, let tokens):
-                evaluations.append(loss)
-                #expect(tokens == 72)
-            case .checkpoint: Issue.record("there is no store")
+            case .evaluation(_, let evaluation):
+                evaluations.append(evaluation.loss)
+                #expect(evaluation.count == 72 && evaluation.metrics.map(\.name) == ["loss", "perplexity"])
+            case .checkpoint, .best, .ended: Issue.record("there is no store")
             }
         }
         #expect(steps.map(\.step) == Array(1...60))
         #expect(abs(steps[0].loss - log(17)) < 0.1)
         #expect(steps[59].loss < 0.3 && evaluations.last! < 0.3)
         #expect(evaluations.count == 6)
-        #expect(steps.allSatisfy { $0.gradientNorm > 0 && $0.tokens == 72 })
+        #expect(steps.allSatisfy { $0.gradientNorm > 0 && $0.tokens == 72 && $0.totalTokens == 72 * $0.step })
     }
 
-    @Test(arguments: [DType.f32, .bf16]) func aResumedRunEqualsTheUnbrokenOneBitForBit(_ compute: DType) throws {
-        let unbroken = try losses(Trainer(model: model(compute), data: Counting(), settings: settings(steps: 24)))
+    @Test(arguments: [DType.f32, .bf16]) func aResumedRunEqualsTheUnbrokenOneBitForBit(_ compute: DType) async throws {
+        let unbroken = try await losses(trainer(model(compute), settings(steps: 24)))
         let folder = temporaryFolder()
         defer { try? FileManager.default.removeItem(atPath: folder) }
         let store = try CheckpointStore(folder: folder, keep: 2, extraFiles: [("recipe.yaml", Array("a: 1".utf8))])
-        let first = try losses(
-            Trainer(
-                model: model(compute), data: Counting(), settings: settings(steps: 24, checkpointEvery: 4),
-                store: store), until: 13)
+        let first = try await losses(
+            trainer(model(compute), settings(steps: 24, checkpointEvery: 4), store: store), until: 13)
         #expect(store.entries.map(\.step) == [12, 13])
         #expect(FileManager.default.fileExists(atPath: "\(folder)/step-00000013/recipe.yaml"))
         let operations = DifferentiableOperations(compute: compute)
-        let saved = try CheckpointStore(folder: folder, keep: 2).load(
-            store.entries[0], settings: AdamW.Settings(), on: operations)
-        let rest = try losses(
-            Trainer(
-                model: saved.model, data: Counting(), settings: settings(steps: 24), store: nil,
-                optimizer: saved.optimizer, recentLoss: saved.recentLoss))
+        let resumed = try Trainer(
+            resuming: store.entries[0],
+            objective: { CrossEntropyObjective($0, data: Counting(), accumulation: 2) }, settings: settings(steps: 24),
+            store: nil, on: operations)
+        #expect(resumed.state.tokens == 12 * 72)
+        let rest = try await losses(resumed)
         #expect(first == Array(unbroken[..<13]))
         #expect(rest == Array(unbroken[12...]))
     }
@@ -111,7 +118,8 @@ private struct Counting: BatchSource {
         let store = try CheckpointStore(folder: folder, keep: 3)
         let model = try model()
         let optimizer = AdamW(model, AdamW.Settings(), on: CPUBackend.shared)
-        _ = try store.save(model, optimizer, recentLoss: nil)
+        let objective = CrossEntropyObjective(model, data: Counting(), accumulation: 2)
+        _ = try store.save(model, optimizer, objective, TrainerState())
         try FileManager.default.createDirectory(
             atPath: "\(folder)/.unfinished-step-00000009", withIntermediateDirectories: true)
         let again = try CheckpointStore(folder: folder, keep: 3)
@@ -125,24 +133,32 @@ private struct Counting: BatchSource {
         let store = try CheckpointStore(folder: folder, keep: 1)
         let model = try model()
         let optimizer = AdamW(model, AdamW.Settings(), on: CPUBackend.shared)
-        let path = try store.save(model, optimizer, recentLoss: 1.25)
+        var state = TrainerState()
+        state.recentLoss = 1.25
+        state.best = TrainerState.Best(step: 0, score: 0.1)
+        let objective = CrossEntropyObjective(model, data: Counting(), accumulation: 2)
+        let path = try store.save(model, optimizer, objective, state)
         let entry = try #require(store.latest)
-        #expect(try store.load(entry, settings: AdamW.Settings(), on: DifferentiableOperations()).recentLoss == 1.25)
+        func load() throws -> Trainer {
+            try Trainer(
+                resuming: entry, objective: { CrossEntropyObjective($0, data: Counting(), accumulation: 2) },
+                settings: settings(steps: 5), store: store, on: DifferentiableOperations())
+        }
+        #expect(try load().state == state)
         for file in ["optimizer.safetensors", "model.safetensors", "state.json", "config.json"] {
             let whole = try #require(FileManager.default.contents(atPath: "\(path)/\(file)"))
             try whole.prefix(whole.count / 2).write(to: URL(filePath: "\(path)/\(file)"))
             #expect(throws: (any Error).self, "\(file)") {
-                _ = try store.load(entry, settings: AdamW.Settings(), on: DifferentiableOperations())
+                _ = try load()
             }
             try whole.write(to: URL(filePath: "\(path)/\(file)"))
         }
     }
 
-    @Test func aSpikeStopsTheRunBeforeItDoesHarm() throws {
+    @Test func aSpikeStopsTheRunBeforeItDoesHarm() async throws {
         let model = try model()
-        let trainer = Trainer(
-            model: model, data: Counting(wrongFrom: 40), settings: settings(steps: 60, spike: 1))
-        let error = #expect(throws: TrainerError.self) { _ = try losses(trainer) }
+        let trainer = self.trainer(model, settings(steps: 60, spike: 1), data: Counting(wrongFrom: 40))
+        let error = await #expect(throws: TrainerError.self) { _ = try await losses(trainer) }
         guard case .lossSpike(let step, let loss, let mean, 1, nil) = error else {
             Issue.record("\(String(describing: error))")
             return
@@ -151,13 +167,13 @@ private struct Counting: BatchSource {
         #expect(model.parameters().allSatisfy { $0.parameter.value.floats.allSatisfy(\.isFinite) })
     }
 
-    @Test func aWeightThatIsNoNumberIsFoundAtTheNextStep() throws {
+    @Test func aWeightThatIsNoNumberIsFoundAtTheNextStep() async throws {
         let model = try model()
-        let trainer = Trainer(model: model, data: Counting(), settings: settings(steps: 5))
-        _ = try trainer.makeStep()
+        let trainer = self.trainer(model, settings(steps: 5))
+        _ = try await trainer.makeStep()
         let (name, parameter) = model.parameters()[7]
         parameter.value.withMutableElements(of: Float.self) { $0[0] = .nan }
-        let error = #expect(throws: TrainerError.self) { _ = try trainer.makeStep() }
+        let error = await #expect(throws: TrainerError.self) { _ = try await trainer.makeStep() }
         guard case .notFinite(2, _, nil) = error else {
             Issue.record("\(name): \(String(describing: error))")
             return

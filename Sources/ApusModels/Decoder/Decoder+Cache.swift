@@ -30,7 +30,7 @@ extension Decoder {
     }
 
     private func geometries() throws -> [CacheGeometry] {
-        try (0..<configuration.layerCount).map { try configuration.geometry(layer: $0) }
+        try (0..<local.layerCount).map { try local.geometry(layer: $0) }
     }
 
     /// The cache type that follows the file.

@@ -37,6 +37,8 @@ public struct DecoderInput {
 public final class Decoder: Sendable {
     /// What the model is.
     public let configuration: DecoderConfiguration
+    /// The ranks that it is cut over; nil where this process has all of it.
+    public let tensorParallel: TensorParallel?
     /// The device's operations.
     public let backend: any Backend
     let embedding: Embedding
@@ -49,10 +51,12 @@ public final class Decoder: Sendable {
     let latentBlockTokens: Int?
 
     init(
-        configuration: DecoderConfiguration, backend: any Backend, embedding: Embedding, layers: [DecoderLayer],
-        finalNorm: Norm, head: Linear, weightType: DType, latentBlockTokens: Int? = nil
+        configuration: DecoderConfiguration, tensorParallel: TensorParallel?, backend: any Backend,
+        embedding: Embedding,
+        layers: [DecoderLayer], finalNorm: Norm, head: Linear, weightType: DType, latentBlockTokens: Int? = nil
     ) {
         self.configuration = configuration
+        self.tensorParallel = tensorParallel
         self.backend = backend
         self.embedding = embedding
         self.layers = layers
@@ -63,12 +67,20 @@ public final class Decoder: Sendable {
     }
 
     /// Width of an output row: the vocabulary, or the labels of a score head.
-    public var outputWidth: Int { head.outputs }
+    public var outputWidth: Int {
+        switch configuration.head {
+        case .languageModel: configuration.vocabularySize
+        case .score(let labels): labels
+        }
+    }
+
+    /// The model that this process computes: the whole, or its rank's part.
+    var local: DecoderConfiguration { tensorParallel?.sharding.local ?? configuration }
 
     /// Runs a step: appends every input's tokens to its sequence.
     /// - Returns: float32 [rows wanted, ``outputWidth``], inputs in order.
     /// - Parameter latentReading: how latent attention reads its cache; nil for what takes less time.
-    /// - Throws: cache errors (out of pages); nothing is appended then.
+    /// - Throws: cache errors (out of pages), and nothing is appended then; ``CommunicationError`` between ranks.
     public func forward(
         _ inputs: [DecoderInput], cache: PagedCache, latentReading: LatentReading? = nil
     ) throws -> Tensor {
@@ -76,7 +88,9 @@ public final class Decoder: Sendable {
         let x = try hiddenStates(inputs.flatMap(\.tokens), batch: batch, cache: cache, latentReading: latentReading)
         cache.commit(batch)
         let wanted = selected(x, inputs)  // [rows, hidden]
-        return wanted.shape[0] == 0 ? Tensor(uninitialized: [0, outputWidth]) : logits(ofHidden: wanted)
+        let result = wanted.shape[0] == 0 ? Tensor(uninitialized: [0, outputWidth]) : logits(ofHidden: wanted)
+        try tensorParallel?.check()
+        return result
     }
 
     /// Runs the layers over a step whose pages have been found: appends `tokens` to the cache.
@@ -86,14 +100,20 @@ public final class Decoder: Sendable {
         _ tokens: [Int32], batch: CacheBatch, cache: PagedCache, latentReading: LatentReading? = nil
     ) throws -> Tensor {
         let step = try makeStep(batch, cache, latentReading)
-        let x = embedding(tokens)  // [T, hidden]
+        // [T, hidden]
+        let x = tensorParallel?.embedding(tokens, table: embedding.table, backend: backend) ?? embedding(tokens)
         if configuration.embeddingScale != 1 { backend.scale(x, by: Float(configuration.embeddingScale)) }
-        for layer in layers { layer(x, step) }  // in place
+        for layer in layers { layer(x, step, tensorParallel) }  // in place
+        try tensorParallel?.check()
         return x
     }
 
     /// Logits, or a score head's scores, of hidden states [rows, hidden]: float32 [rows, ``outputWidth``].
-    package func logits(ofHidden x: Tensor) -> Tensor { head(finalNorm(x)) }
+    package func logits(ofHidden x: Tensor) -> Tensor {
+        let own = head(finalNorm(x))
+        guard let tensorParallel, configuration.head == .languageModel else { return own }
+        return tensorParallel.gatherLogits(own, backend: backend)
+    }
 
     /// Hidden states [rows, hidden] after the final norm: what embeddings are made of.
     package func normalized(_ x: Tensor) -> Tensor { finalNorm(x) }

@@ -11,15 +11,24 @@ struct DecoderLayer: Sendable {
     let feedForwardNorm: Norm
     let isParallel: Bool
 
-    /// Adds the layer's two halves to the residual stream `x` [T, hidden], in place.
-    func callAsFunction(_ x: Tensor, _ step: AttentionStep) {
+    /// Adds the layer's two halves to the residual stream `x` [T, hidden], in place: each rank its part of them, which are
+    /// summed after each half, or after both where they read the same input.
+    func callAsFunction(_ x: Tensor, _ step: AttentionStep, _ ranks: TensorParallel?) {
+        let input = attentionNorm(x)
         if isParallel {
             let normed = feedForwardNorm(x)
-            attentionOutput(attention(attentionNorm(x), step), addingTo: x)
+            ranks?.beginSum(x)
+            attentionOutput(attention(input, step), addingTo: x)
             feedForward(normed, addingTo: x)
+            ranks?.finishSum(x)
         } else {
-            attentionOutput(attention(attentionNorm(x), step), addingTo: x)
-            feedForward(feedForwardNorm(x), addingTo: x)
+            ranks?.beginSum(x)
+            attentionOutput(attention(input, step), addingTo: x)
+            ranks?.finishSum(x)
+            let normed = feedForwardNorm(x)
+            ranks?.beginSum(x)
+            feedForward(normed, addingTo: x)
+            ranks?.finishSum(x)
         }
     }
 }

@@ -84,7 +84,7 @@ extension DecoderLoader {
                 biases = try [.queryBias, .keyBias, .valueBias].map { try tensor(index, $0).float32() }
             }
         }
-        return try zip(weights, biases).map { LinearTerm(try backend.prepare($0), bias: $1) }
+        return try zip(weights, biases).map { LinearTerm(try prepare($0), bias: $1) }
     }
 
     private func split(_ fused: Tensor, _ layout: DecoderConfiguration.FusedQKV) -> [Tensor] {

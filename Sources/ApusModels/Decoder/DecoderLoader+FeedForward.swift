@@ -12,7 +12,7 @@ extension DecoderLoader {
         }
         if configuration.activation == .silu && !hasBias {
             return .swiglu(
-                gate: try backend.prepare(try tensor(index, .gate)), up: try backend.prepare(try tensor(index, .up)),
+                gate: try prepare(try tensor(index, .gate)), up: try prepare(try tensor(index, .up)),
                 down: down, backend: backend)
         }
         return .gated(
@@ -25,7 +25,7 @@ extension DecoderLoader {
         guard let experts = configuration.experts else { preconditionFailure("layer \(index) has no experts") }
         func expert(_ gate: LayerTensor, _ up: LayerTensor, _ down: LayerTensor) throws -> MixtureOfExperts.Expert {
             MixtureOfExperts.Expert(
-                gate: try backend.prepare(try tensor(index, gate)), up: try backend.prepare(try tensor(index, up)),
+                gate: try prepare(try tensor(index, gate)), up: try prepare(try tensor(index, up)),
                 down: try linear(index, down))
         }
         return MixtureOfExperts(

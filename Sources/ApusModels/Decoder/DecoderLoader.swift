@@ -8,14 +8,19 @@ extension Decoder {
     /// - Parameters:
     ///   - latentBlockTokens: tokens whose keys and values latent attention up-projects at once; by default as many as a
     ///     bounded workspace holds.
+    ///   - usesWeightsInPlace: whether float weights are read where they lie instead of from a copy, as for decoding with
+    ///     weights that are being trained. Weights of latent attention that are cut into heads are copied all the same.
+    ///   - ranks: the ranks that the model is cut over; nil where this process takes all of it.
     ///   - progress: called with the share of the layers done.
     /// - Throws: ``ModelFileError`` naming file and tensor.
     public convenience init(
         checkpoint: any Checkpoint, backend: any Backend, latentBlockTokens: Int? = nil,
-        progress: (Double) -> Void = { _ in }
+        usesWeightsInPlace: Bool = false, ranks: TensorParallel? = nil, progress: (Double) -> Void = { _ in }
     ) throws {
         let configuration = checkpoint.configuration
-        let loader = DecoderLoader(checkpoint: checkpoint, configuration: configuration, backend: backend)
+        let loader = DecoderLoader(
+            checkpoint: checkpoint, sharding: ranks?.sharding, backend: backend,
+            usesWeightsInPlace: usesWeightsInPlace)
         try loader.checkFinite()
         let table = try loader.tensor(.tokenEmbedding)
         var layers: [DecoderLayer] = []
@@ -29,21 +34,34 @@ extension Decoder {
             case .languageModel: configuration.tiesEmbeddings ? table : try loader.tensor(.head)
             }
         self.init(
-            configuration: configuration, backend: backend, embedding: Embedding(table: table, backend: backend),
+            configuration: configuration, tensorParallel: ranks, backend: backend,
+            embedding: Embedding(table: table, backend: backend),
             layers: layers,
             finalNorm: try loader.norm(.finalNorm, .finalNormBias, factor: Float(configuration.logitScale)),
-            head: try Linear(weight: headWeight, backend: backend),
-            weightType: try loader.tensor(.layer(0, .output)).dtype, latentBlockTokens: latentBlockTokens)
+            head: Linear(prepared: try loader.prepare(headWeight), backend: backend),
+            weightType: try checkpoint.tensor(.layer(0, .output)).dtype, latentBlockTokens: latentBlockTokens)
     }
 }
 
 /// Turns a checkpoint's tensors into layers.
 struct DecoderLoader {
     let checkpoint: any Checkpoint
-    let configuration: DecoderConfiguration
+    /// What this rank keeps, where the model is cut.
+    let sharding: ModelSharding?
     let backend: any Backend
+    let usesWeightsInPlace: Bool
 
-    func tensor(_ role: TensorRole) throws -> Tensor { try checkpoint.tensor(role) }
+    func prepare(_ weight: Tensor) throws -> any PreparedWeight {
+        try usesWeightsInPlace ? backend.prepareInPlace(weight) : backend.prepare(weight)
+    }
+
+    /// The model to load: the whole, or this rank's part.
+    var configuration: DecoderConfiguration { sharding?.local ?? checkpoint.configuration }
+
+    func tensor(_ role: TensorRole) throws -> Tensor {
+        guard let share = sharding?.share(of: role) else { return try checkpoint.tensor(role) }
+        return try sharding!.part(try checkpoint.tensor(share.role), share.cut)
+    }
 
     func tensor(_ layer: Int, _ part: LayerTensor) throws -> Tensor { try tensor(.layer(layer, part)) }
 
@@ -52,11 +70,25 @@ struct DecoderLoader {
         let roles = configuration.tensorRoles
         let failure = Locked<(index: Int, error: any Error)?>(nil)
         backend.concurrently(roles.count) { index in
-            do { _ = try checkpoint.finiteTensor(roles[index]) } catch {
+            do { try checkFinite(roles[index]) } catch {
                 failure.withLock { if $0 == nil || $0!.index > index { $0 = (index, error) } }
             }
         }
         if let failure = failure.withLock({ $0 }) { throw failure.error }
+    }
+
+    /// A rank looks at the rows that it keeps; of weights that are cut by columns at all, since they lie between others.
+    private func checkFinite(_ role: TensorRole) throws {
+        guard let share = sharding?.share(of: role), case .rows(let ranges) = share.cut, ranges.count == 1 else {
+            _ = try checkpoint.finiteTensor(sharding?.share(of: role).role ?? role)
+            return
+        }
+        let whole = try checkpoint.tensor(share.role)
+        if let element = whole.rows(ranges[0]).firstNotFinite() {
+            let before = whole.shape[0] == 0 ? 0 : ranges[0].lowerBound * (whole.count / whole.shape[0])
+            throw ModelFileError.notFinite(
+                file: checkpoint.name, tensor: checkpoint.name(of: share.role), element: before + element)
+        }
     }
 
     /// - Parameter factor: multiplies what the norm gives.
@@ -95,7 +127,7 @@ struct DecoderLoader {
         -> LinearTerm
     {
         LinearTerm(
-            try backend.prepare(try tensor(layer, weight)),
+            try prepare(try tensor(layer, weight)),
             bias: hasBias ? try bias.map { try tensor(layer, $0).float32() } : nil)
     }
 

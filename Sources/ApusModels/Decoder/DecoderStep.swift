@@ -6,9 +6,9 @@ extension Decoder {
     /// - Throws: cache errors when the workspace of latent attention cannot be had.
     func makeStep(_ batch: CacheBatch, _ cache: PagedCache, _ latentReading: LatentReading?) throws -> AttentionStep {
         var workspace: LatentWorkspace?
-        if case .latent(let widths) = configuration.attention {
+        if case .latent(let widths) = local.attention {
             workspace = try LatentWorkspace(
-                queryHeads: configuration.queryHeads, widths: widths, backend: backend, blockTokens: latentBlockTokens)
+                queryHeads: local.queryHeads, widths: widths, backend: backend, blockTokens: latentBlockTokens)
         }
         return AttentionStep(
             batch: batch, cache: cache, rotary: rows(configuration.rotary, batch),

@@ -5,13 +5,13 @@ import Musl
 #endif
 
 /// The few questions about paths that opening a model asks.
-enum FilePath {
+package enum FilePath {
     static func isFolder(_ path: String) -> Bool { kind(path) == S_IFDIR }
 
     static func isFile(_ path: String) -> Bool { kind(path) == S_IFREG }
 
     /// The folder a file lies in; `.` for a bare name.
-    static func folder(of path: String) -> String {
+    package static func folder(of path: String) -> String {
         guard let slash = path.lastIndex(of: "/") else { return "." }
         return slash == path.startIndex ? "/" : String(path[..<slash])
     }

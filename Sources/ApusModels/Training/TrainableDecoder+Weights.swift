@@ -9,32 +9,62 @@ import Musl
 extension TrainableDecoder {
     /// A model with fresh weights: matrices from N(0, deviation), norms 1, biases 0. Each weight depends on the seed and its
     /// name alone.
-    /// - Parameter deviation: 0.02 in the paper.
+    /// - Parameters:
+    ///   - deviation: 0.02 in the paper.
+    ///   - ranks: the ranks that the model is cut over; its weights are the same on any number of them.
     public convenience init(
         initializing configuration: DecoderConfiguration, seed: UInt64, deviation: Float = 0.02,
-        on operations: DifferentiableOperations
+        ranks: TensorParallel? = nil, on operations: DifferentiableOperations
     ) throws {
         let names = TensorNames.huggingFace(configuration)
-        try self.init(configuration, on: operations) { role, shape in
-            let result = Tensor(uninitialized: shape)
-            if role.isNormWeight {
-                result.withMutableElements(of: Float.self) { $0.update(repeating: 1) }
-            } else if shape.rank == 1 {
-                result.fillWithZeros()
-            } else {
-                var normal = NormalNumbers(seed: seed, stream: names.name(of: role))
-                result.withMutableElements(of: Float.self) { values in
-                    for index in values.indices { values[index] = deviation * normal.next() }
-                }
-            }
-            return result
+        try self.init(configuration, ranks: ranks, on: operations) { role, shape in
+            Self.freshWeight(role, shape, seed: seed, deviation: deviation, names)
         }
+    }
+
+    private static func freshWeight(
+        _ role: TensorRole, _ shape: Shape, seed: UInt64, deviation: Float, _ names: TensorNames
+    ) -> Tensor {
+        let result = Tensor(uninitialized: shape)
+        if role.isNormWeight {
+            result.withMutableElements(of: Float.self) { $0.update(repeating: 1) }
+        } else if shape.rank == 1 {
+            result.fillWithZeros()
+        } else {
+            var normal = NormalNumbers(seed: seed, stream: names.name(of: role))
+            result.withMutableElements(of: Float.self) { values in
+                for index in values.indices { values[index] = deviation * normal.next() }
+            }
+        }
+        return result
     }
 
     /// A model with the weights of a checkpoint, expanded to float32.
     /// - Throws: file errors; a weight with NaN or infinity by its name.
-    public convenience init(_ checkpoint: any Checkpoint, on operations: DifferentiableOperations) throws {
-        try self.init(checkpoint.configuration, on: operations) { role, shape in
+    public convenience init(
+        _ checkpoint: any Checkpoint, ranks: TensorParallel? = nil, on operations: DifferentiableOperations
+    ) throws {
+        try self.init(checkpoint, as: checkpoint.configuration, seed: 0, ranks: ranks, on: operations)
+    }
+
+    /// A model with the weights of a checkpoint whose configuration may have another head: a score head that the checkpoint
+    /// lacks is drawn from N(0, 1 / (hidden size + 1)), so that scores start near a deviation of 1.
+    /// - Parameters:
+    ///   - configuration: the checkpoint's but for its head.
+    ///   - seed: of the head.
+    ///   - ranks: the ranks that the model is cut over; nil for all of it.
+    /// - Throws: file errors; a weight with NaN or infinity by its name.
+    public convenience init(
+        _ checkpoint: any Checkpoint, as configuration: DecoderConfiguration, seed: UInt64,
+        ranks: TensorParallel? = nil, on operations: DifferentiableOperations
+    ) throws {
+        let known = Set(checkpoint.configuration.tensorRoles)
+        let deviation = 1 / Float(configuration.hiddenSize + 1).squareRoot()
+        try self.init(configuration, ranks: ranks, on: operations) { role, shape in
+            if role == .score, !known.contains(role) {
+                return Self.freshWeight(
+                    role, shape, seed: seed, deviation: deviation, .huggingFace(configuration))
+            }
             let tensor = try checkpoint.finiteTensor(role).float32()
             // A copy: the file's own bytes are read-only.
             let copy = Tensor(uninitialized: shape)

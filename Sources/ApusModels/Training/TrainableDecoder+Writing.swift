@@ -3,16 +3,16 @@ import ApusText
 
 extension TrainableDecoder {
     /// Writes `config.json` and `model.safetensors`, float32, in Hugging Face's layout; each file appears when it is whole.
+    /// - Parameter values: the weights by their names in the whole model; nil for this model's own.
     /// - Throws: file errors; a full disk leaves older files as they were.
-    public func writeHuggingFaceFiles(to folder: String) throws {
+    public func writeHuggingFaceFiles(to folder: String, values given: [String: Tensor]? = nil) throws {
         let file = try AtomicFile(path: FilePath.join(folder, "config.json"))
         try file.write(Array((configuration.huggingFaceJSON.serialized(.pretty) + "\n").utf8))
         try file.publish()
         var writer = SafetensorsWriter()
-        var values: [String: Tensor] = [:]
-        visitParameters { name, parameter in
-            writer.add(name, shape: parameter.shape, dtype: .f32)
-            values[name] = parameter.value
+        let values = given ?? Dictionary(uniqueKeysWithValues: parameters().map { ($0.name, $0.parameter.value) })
+        for role in configuration.tensorRoles {
+            writer.add(names.name(of: role), shape: configuration.shape(of: role), dtype: .f32)
         }
         try writer.write(to: FilePath.join(folder, "model.safetensors")) { values[$0]! }
     }

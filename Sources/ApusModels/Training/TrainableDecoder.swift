@@ -12,8 +12,12 @@ public final class TrainableDecoder: Module {
     public let operations: DifferentiableOperations
     /// Whether layers keep only their inputs, and run again for their gradients.
     public var checkpointsLayers = false
+    /// Told when a backward pass has finished a layer: with all weights of ``parametersByBackward()`` up to it.
+    package var afterLayerBackward: ((_ layer: Int) -> Void)?
+    /// The ranks that it is cut over; nil where this process has all of it.
+    public let ranks: TensorParallel?
     let names: TensorNames
-    private let weights: [TensorRole: Parameter]
+    let weights: [TensorRole: Parameter]
     private let layers: [Layer]
 
     /// The weights and the form of one layer.
@@ -29,22 +33,35 @@ public final class TrainableDecoder: Module {
     }
 
     /// A model whose weights come from `tensor`: float32, of the shape asked for, not shared with anybody.
+    /// - Parameter ranks: the ranks that the model is cut over; nil for all of it. `tensor` gives whole weights in any case.
     /// - Throws: ``TrainingModelError`` where the configuration cannot be trained, and what `tensor` throws.
     public init(
-        _ configuration: DecoderConfiguration, on operations: DifferentiableOperations,
+        _ configuration: DecoderConfiguration, ranks: TensorParallel? = nil, on operations: DifferentiableOperations,
         tensor: (_ role: TensorRole, _ shape: Shape) throws -> Tensor
     ) throws {
         try Self.checkTrainable(configuration)
         self.configuration = configuration
         self.operations = operations
+        self.ranks = ranks
         names = .huggingFace(configuration)
+        let local = ranks?.sharding.local ?? configuration
         var weights: [TensorRole: Parameter] = [:]
-        for role in configuration.tensorRoles {
-            weights[role] = Parameter(try tensor(role, configuration.shape(of: role)))
+        for role in local.tensorRoles {
+            guard let sharding = ranks?.sharding else {
+                weights[role] = Parameter(try tensor(role, local.shape(of: role)))
+                continue
+            }
+            let share = sharding.share(of: role)
+            let part = try sharding.part(tensor(share.role, configuration.shape(of: share.role)), share.cut)
+            // A copy: the part may be a view of the whole.
+            let copy = Tensor(uninitialized: part.shape)
+            operations.backend.convert(part, into: copy)
+            // What is added once stays zero on the other ranks.
+            weights[role] = Parameter(copy, isTrainable: share.cut != .onFirstRank || sharding.rank == 0)
         }
         self.weights = weights
         layers = (0..<configuration.layerCount).map { index in
-            let tensors = LayerWeights(configuration: configuration, index: index, weights: weights)
+            let tensors = LayerWeights(configuration: local, index: index, weights: weights)
             let isLast = index + 1 == configuration.layerCount
             return Layer(
                 attention: tensors.attention, output: tensors.projection(.output, .outputBias),
@@ -64,20 +81,24 @@ public final class TrainableDecoder: Module {
     public func hidden(_ tokens: [Int32], _ batch: TrainingBatch) -> Tensor {
         precondition(tokens.count == batch.starts.last, "\(tokens.count) tokens for sequences \(batch.starts)")
         let epsilon = Float(configuration.normEpsilon)
-        let embedded = operations.embedding(tokens, table: weights[.tokenEmbedding]!)
+        let table = weights[.tokenEmbedding]!
+        let embedded = ranks?.embedding(tokens, table: table, operations) ?? operations.embedding(tokens, table: table)
         guard configuration.layerCount > 0 else {
             return operations.rmsNorm(embedded, weight: weights[.finalNorm]!, epsilon: epsilon)
         }
         let first = operations.rmsNorm(embedded, weight: weights[.layer(0, .attentionNorm)]!, epsilon: epsilon)
         var state = [embedded, first]
-        for layer in layers {
-            let run = { [operations] (state: [Tensor]) -> [Tensor] in
-                let attended = layer.attention(state[1], batch, on: operations)
-                let mixed = operations.linear(attended, layer.output.weight, bias: layer.output.bias)
+        for (index, layer) in layers.enumerated() {
+            state = markingBackward(state, of: index)
+            let run = { [operations, ranks] (state: [Tensor]) -> [Tensor] in
+                func enter(_ x: Tensor) -> Tensor { ranks?.enter(x, operations) ?? x }
+                func leave(_ x: Tensor) -> Tensor { ranks?.leave(x, operations) ?? x }
+                let attended = layer.attention(enter(state[1]), batch, on: operations)
+                let mixed = leave(operations.linear(attended, layer.output.weight, bias: layer.output.bias))
                 let (x, normalized) = operations.addRMSNorm(
                     mixed, to: state[0], weight: layer.feedForwardNorm, epsilon: epsilon)
-                let inner = operations.linear([normalized], [[LinearPart(layer.gate)], [LinearPart(layer.up)]])
-                let fed = operations.linear(operations.swiglu(gate: inner[0], up: inner[1]), layer.down)
+                let inner = operations.linear([enter(normalized)], [[LinearPart(layer.gate)], [LinearPart(layer.up)]])
+                let fed = leave(operations.linear(operations.swiglu(gate: inner[0], up: inner[1]), layer.down))
                 let next = operations.addRMSNorm(fed, to: x, weight: layer.nextNorm, epsilon: epsilon)
                 return [next.sum, next.normalized]
             }
@@ -86,25 +107,94 @@ public final class TrainableDecoder: Module {
         return state[1]
     }
 
+    /// The layer's input, recorded so that the gradients that pass it say that the layer is done.
+    private func markingBackward(_ state: [Tensor], of layer: Int) -> [Tensor] {
+        guard let afterLayerBackward else { return state }
+        return operations.recorded(state, from: state) { gradients in
+            afterLayerBackward(layer)
+            return gradients
+        }
+    }
+
     /// Cross-entropy of predicting `targets` (negative: not counted) after each token.
+    ///
+    /// Precondition: the model has a language-model head.
     /// - Parameter weights: factor on each row's loss; nil for the mean over the rows that count.
     /// - Returns: the loss, and each row's log-probability of its target.
     public func loss(
         _ tokens: [Int32], targets: [Int32], _ batch: TrainingBatch, weights: [Float]? = nil
     ) -> (loss: Tensor, logProbabilities: [Float]) {
-        operations.crossEntropy(hidden(tokens, batch), head: headWeight, targets: targets, weights: weights)
+        loss(ofHidden: hidden(tokens, batch), targets: targets, weights: weights)
     }
 
-    /// Logits after each token, float32 [tokens, vocabulary].
+    /// As ``loss(_:targets:_:weights:)``, of what ``hidden(_:_:)`` gave.
+    public func loss(
+        ofHidden hidden: Tensor, targets: [Int32], weights: [Float]? = nil
+    ) -> (loss: Tensor, logProbabilities: [Float]) {
+        guard let ranks else {
+            return operations.crossEntropy(hidden, head: headWeight, targets: targets, weights: weights)
+        }
+        return operations.crossEntropy(
+            ranks.enter(hidden, operations), head: headWeight, targets: targets, weights: weights,
+            shard: ranks.vocabularyShard)
+    }
+
+    /// The model that this process trains: the whole, or its rank's part.
+    var local: DecoderConfiguration { ranks?.sharding.local ?? configuration }
+
+    /// Logits after each token, float32 [tokens, vocabulary]; over ranks without gradients.
+    ///
+    /// Precondition: the model has a language-model head.
     public func logits(_ tokens: [Int32], _ batch: TrainingBatch) -> Tensor {
-        operations.linear(hidden(tokens, batch), headWeight)
+        let own = operations.linear(hidden(tokens, batch), headWeight)
+        return ranks?.gatherLogits(own, backend: operations.backend) ?? own
     }
 
-    private var headWeight: Parameter { weights[configuration.tiesEmbeddings ? .tokenEmbedding : .head]! }
+    /// The score head at the last token of each sequence, float32 [sequences, labels].
+    ///
+    /// Precondition: the model has a score head, and no sequence is empty.
+    public func scores(_ tokens: [Int32], _ batch: TrainingBatch) -> Tensor {
+        guard let score = weights[.score] else { preconditionFailure("scores of a language model") }
+        precondition(zip(batch.starts, batch.starts.dropFirst()).allSatisfy(<), "an empty sequence: \(batch.starts)")
+        let last = operations.rows(hidden(tokens, batch), batch.starts.dropFirst().map { $0 - 1 })
+        return operations.linear(last, score)
+    }
 
-    /// Calls `visit` with every parameter under its Hugging Face name, in the order the model uses them.
+    /// The language-model head's weight [vocabulary, hidden].
+    ///
+    /// Precondition: the model has such a head.
+    public var headWeight: Parameter {
+        precondition(configuration.head == .languageModel, "the language-model head of a model that scores")
+        return weights[configuration.tiesEmbeddings ? .tokenEmbedding : .head]!
+    }
+
+    /// Calls `visit` with every parameter under its Hugging Face name, in the order the model uses them; over ranks those of
+    /// this rank, as parts of a model of its own.
     public func visitParameters(_ visit: (_ name: String, _ parameter: Parameter) -> Void) {
-        for role in configuration.tensorRoles { visit(names.name(of: role), weights[role]!) }
+        for role in local.tensorRoles { visit(names.name(of: role), weights[role]!) }
+    }
+}
+
+extension TrainableDecoder {
+    /// The weights in groups, in the order in which a backward pass finishes them: of each layer from the last to the first,
+    /// then the rest.
+    ///
+    /// The norm before a layer's attention is computed at the end of the layer before it, and finished with that one.
+    package func parametersByBackward() -> [[(name: String, parameter: Parameter)]] {
+        var groups = [[(name: String, parameter: Parameter)]](repeating: [], count: configuration.layerCount + 1)
+        let last = configuration.layerCount - 1
+        for role in local.tensorRoles {
+            let layer: Int? =
+                switch role {
+                case .layer(let index, .attentionNorm): index == 0 ? nil : index - 1
+                case .layer(let index, _): index
+                case .finalNorm, .finalNormBias, .head, .score: last
+                case .tokenEmbedding: nil
+                }
+            let group = layer.map { last - $0 } ?? configuration.layerCount
+            groups[group].append((names.name(of: role), weights[role]!))
+        }
+        return groups
     }
 }
 

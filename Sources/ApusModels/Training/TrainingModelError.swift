@@ -30,6 +30,5 @@ extension TrainableDecoder {
             ),
         ]
         if let (_, what) = lacks.first(where: \.0) { throw TrainingModelError.unsupported(what) }
-        if case .score = configuration.head { throw TrainingModelError.unsupported("a score head") }
     }
 }

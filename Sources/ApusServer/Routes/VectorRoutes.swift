@@ -85,13 +85,23 @@ struct VectorRoutes: Sendable {
     }
 
     private func run<T: Sendable>(
-        _ context: APIContext, _ inputs: [[Int32]], _ work: ([[Int32]], ContinuousClock.Instant) async throws -> T
+        _ context: APIContext, _ inputs: [[Int32]],
+        _ work: @escaping @Sendable ([[Int32]], ContinuousClock.Instant) async throws -> T
     ) async throws -> T {
         guard !service.isDraining else {
             throw APIError.unavailable("the server is about to stop", code: "shutting_down", retryAfter: 5)
         }
+        let deadline = service.deadline(context)
+        let task = Task { try await work(inputs, deadline) }
+        await context.onClientLeaving { task.cancel() }
+        let outcome = await withTaskCancellationHandler {
+            await task.result
+        } onCancel: {
+            task.cancel()
+        }
+        await context.onClientLeaving(nil)
         do {
-            let result = try await work(inputs, service.deadline(context))
+            let result = try outcome.get()
             context.record.update { $0.usage = Usage(promptTokens: inputs.reduce(0) { $0 + $1.count }) }
             return result
         } catch let error as EngineError {

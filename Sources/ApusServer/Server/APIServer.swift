@@ -65,7 +65,9 @@ public struct APIServer: Sendable {
                 maxHeaderFieldCount: 100))
         return Application(
             responder: APIRouter(service: service).router().buildResponder(),
-            server: try tlsConfiguration().map { try .tls(.http1(configuration: http), tlsConfiguration: $0) }
+            server: try Self.tlsConfiguration(configuration).map {
+                try .tls(.http1(configuration: http), tlsConfiguration: $0)
+            }
                 ?? .http1(configuration: http),
             configuration: ApplicationConfiguration(
                 address: .hostname(configuration.host, port: configuration.port), serverName: "apus",
@@ -96,8 +98,8 @@ public struct APIServer: Sendable {
         try await withTaskExecutorPreference(EventLoopTaskExecutor(loop)) { try await group.run() }
     }
 
-    private func tlsConfiguration() throws -> TLSConfiguration? {
-        guard let tls = service.configuration.tls else { return nil }
+    static func tlsConfiguration(_ configuration: APIServerConfiguration) throws -> TLSConfiguration? {
+        guard let tls = configuration.tls else { return nil }
         let certificates = try NIOSSLCertificate.fromPEMFile(tls.certificate).map {
             NIOSSLCertificateSource.certificate($0)
         }

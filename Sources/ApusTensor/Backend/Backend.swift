@@ -14,6 +14,10 @@ public protocol Backend: AnyObject, Sendable {
     /// - Throws: ``TensorError`` when the dtype has no product or memory runs out.
     func prepare(_ weight: Tensor) throws -> any PreparedWeight
 
+    /// Prepares a weight as ``prepare(_:)`` does, but reads float weights where they lie: what changes there later is what
+    /// later products read. The weight is kept alive. Packed blocks are copied all the same.
+    func prepareInPlace(_ weight: Tensor) throws -> any PreparedWeight
+
     /// The most rows of a product with weights of this dtype whose activations are not rounded; 0 when they always are.
     func exactRows(weights: DType) -> Int
 

@@ -1,14 +1,18 @@
 import CApusKernels
 
-/// A weight prepared by `apus_weight_create_copy`. Unchecked Sendable: immutable once made.
+/// A weight prepared by `apus_weight_create_copy` or `apus_weight_create`. Unchecked Sendable: the handle is immutable once
+/// made.
 final class CPUPreparedWeight: PreparedWeight, @unchecked Sendable {
     let handle: OpaquePointer
     let outputs: Int
     let inputs: Int
     let dtype: DType
+    /// Where the weight lies, unless it was copied.
+    private let borrowed: Storage?
 
-    init(handle: OpaquePointer, weight: Tensor) {
+    init(handle: OpaquePointer, weight: Tensor, borrowed: Storage? = nil) {
         self.handle = handle
+        self.borrowed = borrowed
         outputs = weight.shape[0]
         inputs = weight.shape[1]
         dtype = weight.dtype
@@ -22,6 +26,22 @@ final class CPUPreparedWeight: PreparedWeight, @unchecked Sendable {
 extension CPUBackend {
     /// See ``Backend/prepare(_:)``.
     public func prepare(_ weight: Tensor) throws -> any PreparedWeight {
+        let handle = try handle(of: weight, apus_weight_create_copy)
+        // The prepared copy is what products read: the file's own pages would only double the memory.
+        weight.storage.dropResidentPages(offset: weight.byteOffset, byteCount: weight.byteCount)
+        return CPUPreparedWeight(handle: handle, weight: weight)
+    }
+
+    /// See ``Backend/prepareInPlace(_:)``.
+    public func prepareInPlace(_ weight: Tensor) throws -> any PreparedWeight {
+        CPUPreparedWeight(
+            handle: try handle(of: weight, apus_weight_create), weight: weight, borrowed: weight.storage)
+    }
+
+    private func handle(
+        of weight: Tensor,
+        _ create: (OpaquePointer?, apus_dtype, UnsafeRawPointer?, Int64, Int64) -> OpaquePointer?
+    ) throws -> OpaquePointer {
         guard weight.shape.rank == 2, weight.isContiguous else {
             throw TensorError.shape(
                 operation: "prepare", expected: "a contiguous [outputs, inputs]", found: "\(weight.shape)")
@@ -30,12 +50,10 @@ extension CPUBackend {
             throw TensorError.dtype(
                 operation: "product", expected: "f32, bf16, f16 or packed blocks", found: weight.dtype)
         }
-        let handle = apus_weight_create_copy(
-            pool, type, weight.rawPointer, Int64(weight.shape[0]), Int64(weight.shape[1]))
-        guard let handle else { throw TensorError.outOfMemory(bytes: weight.byteCount, device: "cpu") }
-        // The prepared copy is what products read: the file's own pages would only double the memory.
-        weight.storage.dropResidentPages(offset: weight.byteOffset, byteCount: weight.byteCount)
-        return CPUPreparedWeight(handle: handle, weight: weight)
+        guard
+            let handle = create(pool, type, weight.rawPointer, Int64(weight.shape[0]), Int64(weight.shape[1]))
+        else { throw TensorError.outOfMemory(bytes: weight.byteCount, device: "cpu") }
+        return handle
     }
 
     /// See ``Backend/exactRows(weights:)``.

@@ -1,3 +1,4 @@
+import ApusDistributed
 import ApusModels
 import ApusTensor
 
@@ -11,6 +12,12 @@ public struct TrainingBenchmark {
         public var tokensPerStep: Int
         /// Tokens per second of each timed step.
         public var samples: [Double]
+        /// Median seconds of a step.
+        public var stepSeconds: Double
+        /// Median seconds of a step that exchanges nothing, where there are replicas.
+        public var computeSeconds: Double?
+        /// Median seconds of a step's exchanges alone.
+        public var communicationSeconds: Double?
         /// Median of the samples.
         public var tokensPerSecond: Double { samples.sorted()[samples.count / 2] }
         /// `6 N` operations per token times the median: the usual measure, which counts neither attention nor
@@ -19,10 +26,16 @@ public struct TrainingBenchmark {
     }
 
     private let trainer: Trainer
+    /// The same without replicas.
+    private let alone: Trainer?
 
     /// A benchmark of a recipe's model, batch and precision; its data and output are not used.
-    /// - Parameter vocabulary: tokens where the recipe names none.
-    public init(_ recipe: Recipe, vocabulary: Int, on backend: CPUBackend) throws {
+    /// - Parameters:
+    ///   - vocabulary: tokens where the recipe names none.
+    ///   - replicas: ranks that share each batch; nil for one process.
+    public init(
+        _ recipe: Recipe, vocabulary: Int, replicas: (any Communicator)? = nil, on backend: CPUBackend
+    ) throws {
         let operations = DifferentiableOperations(
             on: backend, compute: recipe.training.compute == .bf16 ? .bf16 : .f32)
         let configuration = try recipe.model.decoderConfiguration(
@@ -33,20 +46,51 @@ public struct TrainingBenchmark {
         model.checkpointsLayers = recipe.training.gradientCheckpointing
         let data = RandomTokens(
             vocabulary: configuration.vocabularySize, rows: recipe.data.batchSize, length: recipe.data.sequenceLength)
-        var settings = recipe.trainerSettings
+        var settings = recipe.trainerSettings()
         settings.evaluateEvery = 0
         settings.checkpointEvery = 0
-        trainer = Trainer(model: model, data: data, settings: settings)
+        func trainer(_ replicas: (any Communicator)?) -> Trainer {
+            Trainer(
+                model: model,
+                objective: CrossEntropyObjective(
+                    model, data: data, accumulation: recipe.data.accumulation, share: share), settings: settings,
+                replicas: replicas)
+        }
+        let share = replicas.map { BatchShare(of: $0) } ?? .whole
+        self.trainer = trainer(replicas)
+        alone = replicas == nil ? nil : trainer(nil)
     }
 
     /// Runs one step untimed, then `steps` timed ones.
-    public func run(steps: Int) throws -> Result {
-        _ = try trainer.makeStep()
-        let reports = try (0..<steps).map { _ in try trainer.makeStep() }
-        return Result(
+    public func run(steps: Int) async throws -> Result {
+        let reports = try await timed(trainer, steps)
+        let seconds = median(reports.map(\.seconds))
+        var result = Result(
             parameters: trainer.model.parameterCount, tokensPerStep: reports.first?.tokens ?? 0,
-            samples: reports.map { Double($0.tokens) / $0.seconds })
+            samples: reports.map { Double($0.tokens) / $0.seconds }, stepSeconds: seconds)
+        if let alone, let replicas = trainer.replicas {
+            result.computeSeconds = median(try await timed(alone, steps).map(\.seconds))
+            var exchanges: [Double] = []
+            for _ in 0...steps {
+                try replicas.communicator.barrier()
+                let start = ContinuousClock.now
+                try replicas.finish()
+                try replicas.gather()
+                exchanges.append((ContinuousClock.now - start).inSeconds)
+            }
+            result.communicationSeconds = median(Array(exchanges.dropFirst()))
+        }
+        return result
     }
+
+    private func timed(_ trainer: Trainer, _ steps: Int) async throws -> [Trainer.StepReport] {
+        _ = try await trainer.makeStep()
+        var reports: [Trainer.StepReport] = []
+        for _ in 0..<steps { reports.append(try await trainer.makeStep()) }
+        return reports
+    }
+
+    private func median(_ values: [Double]) -> Double { values.sorted()[values.count / 2] }
 }
 
 /// Uniformly random tokens.
@@ -68,23 +112,5 @@ private struct RandomTokens: BatchSource {
         let tokens = (0..<rows * length).map { _ in next() }
         return PackedBatch(
             tokens: tokens, targets: tokens.map { _ in next() }, starts: (0...rows).map { $0 * length })
-    }
-}
-
-extension Recipe {
-    /// The trainer's numbers.
-    public var trainerSettings: Trainer.Settings {
-        var adam = AdamW.Settings()
-        adam.betas = (Float(optimizer.betas[0]), Float(optimizer.betas[1]))
-        adam.epsilon = Float(optimizer.epsilon)
-        adam.weightDecay = Float(optimizer.weightDecay)
-        adam.clip = Float(optimizer.clip)
-        return Trainer.Settings(
-            steps: resolvedSteps, accumulation: data.accumulation, optimizer: adam,
-            schedule: LearningRateSchedule(
-                peak: optimizer.learningRate, kind: schedule.kind, warmupSteps: resolvedWarmupSteps,
-                totalSteps: resolvedSteps, minRatio: schedule.minRatio, decayFraction: schedule.decayFraction),
-            evaluateEvery: training.evaluateEvery, checkpointEvery: training.checkpointEvery,
-            spikeThreshold: training.spikeThreshold)
     }
 }

@@ -30,7 +30,7 @@ public struct Comparison {
     /// - Parameter progress: told how far the preparation is.
     /// - Throws: errors of recipes, configurations and data.
     public init(_ recipe: Recipe, progress: (DataPreparation.Progress) -> Void = { _ in }) throws {
-        guard recipe.data.chat.isEmpty, recipe.model.from == nil else { throw ComparisonError.notFromScratch }
+        guard recipe.resolvedTask == .pretrain, recipe.model.from == nil else { throw ComparisonError.notFromScratch }
         self.recipe = recipe
         let folder = recipe.training.output
         let dataFolder = recipe.data.path ?? "\(folder)/data"
@@ -149,6 +149,6 @@ public enum ComparisonError: Error, Equatable, CustomStringConvertible {
 
     /// One sentence for people.
     public var description: String {
-        "a comparison trains variants from fresh weights on text: expected neither model.from nor data.chat in the recipe"
+        "a comparison trains variants from fresh weights on text: expected neither model.from nor data.chat nor another task in the recipe"
     }
 }

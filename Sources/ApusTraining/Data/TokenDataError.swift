@@ -29,7 +29,8 @@ public enum TokenDataError: Error, Equatable, CustomStringConvertible {
         case .vocabulary(let file, let expected, let found):
             "\(file): expected tokens of the vocabulary \(expected), found \(found)"
         case .noSplit(let folder, let split):
-            "\(folder): expected data for \(split), found none"
+            "\(folder): expected data for \(split), found none (a document is in one split as a whole: "
+                + "give more documents, or validation text of its own)"
         case .tooShort(let folder, let split, let expected, let found):
             "\(folder): \(split): expected at least \(expected) tokens (a sequence and the token after it), found \(found)"
         case .changed(let folder, let what):

@@ -4,15 +4,16 @@
 /// A balanced Feistel network permutes the smallest power of four that holds the count; a value beyond the count is put
 /// through again until it falls inside (cycle walking; Black and Rogaway, "Ciphers with Arbitrary Finite Domains",
 /// 2002). On average fewer than four passes.
-struct WindowOrder {
-    let count: Int
+package struct WindowOrder: Sendable {
+    /// Elements.
+    package let count: Int
     private let halfBits: Int
     private let keys: [UInt64]
 
     /// - Parameters:
     ///   - count: elements, at least 1.
     ///   - seed: the same seed gives the same order.
-    init(count: Int, seed: UInt64) {
+    package init(count: Int, seed: UInt64) {
         precondition(count > 0)
         self.count = count
         let bits = Int.bitWidth - (count - 1).leadingZeroBitCount
@@ -21,7 +22,7 @@ struct WindowOrder {
     }
 
     /// The element at a place.
-    subscript(place: Int) -> Int {
+    package subscript(place: Int) -> Int {
         precondition((0..<count).contains(place))
         var value = UInt64(place)
         repeat { value = permuted(value) } while value >= UInt64(count)
@@ -37,7 +38,7 @@ struct WindowOrder {
     }
 
     /// The finaliser of SplitMix64 (Steele, Lea, Flood 2014).
-    static func mix(_ value: UInt64) -> UInt64 {
+    package static func mix(_ value: UInt64) -> UInt64 {
         var z = value
         z = (z ^ z >> 30) &* 0xBF58_476D_1CE4_E5B9
         z = (z ^ z >> 27) &* 0x94D0_49BB_1331_11EB

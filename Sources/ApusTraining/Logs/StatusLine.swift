@@ -15,42 +15,49 @@ public struct StatusLine {
         public var loss: Double
         /// The learning rate.
         public var learningRate: Double
+        /// Steps since the last update.
+        public var steps: Int
         /// Tokens trained on since the last update.
         public var tokens: Int
         /// Seconds since the last update.
         public var seconds: Double
+        /// Further figures that the objective shows.
+        public var metrics: [TrainingMetric]
 
         /// Figures of a step.
-        public init(step: Int, of total: Int, loss: Double, learningRate: Double, tokens: Int, seconds: Double) {
+        public init(
+            step: Int, of total: Int, loss: Double, learningRate: Double, steps: Int, tokens: Int, seconds: Double,
+            metrics: [TrainingMetric] = []
+        ) {
             self.step = (step, total)
             self.loss = loss
             self.learningRate = learningRate
+            self.steps = steps
             self.tokens = tokens
             self.seconds = seconds
+            self.metrics = metrics
         }
     }
 
     /// Tokens a second, lately; nil before the first update.
     public private(set) var tokensPerSecond: Double?
     private let isTerminal: Bool
-    private let tokensPerStep: Int
+    private var secondsPerStep: Double?
     private let operationsPerToken: Double?
     private let peakFlops: Double?
     private let write: (String) -> Void
     private var isOpen = false
 
     /// - Parameters:
-    ///   - tokensPerStep: tokens of an optimiser step.
     ///   - isTerminal: whether what `write` writes goes to a terminal.
     ///   - operationsPerToken: floating-point operations that training on a token takes (6 a parameter and those of
     ///     attention).
     ///   - peakFlops: the machine's peak in FLOP/s.
     ///   - write: writes text as it is.
     public init(
-        tokensPerStep: Int, isTerminal: Bool, operationsPerToken: Double? = nil, peakFlops: Double? = nil,
+        isTerminal: Bool, operationsPerToken: Double? = nil, peakFlops: Double? = nil,
         write: @escaping (String) -> Void
     ) {
-        self.tokensPerStep = tokensPerStep
         self.isTerminal = isTerminal
         self.operationsPerToken = operationsPerToken
         self.peakFlops = peakFlops
@@ -68,6 +75,8 @@ public struct StatusLine {
         let rate = Double(figures.tokens) / max(figures.seconds, 1e-9)
         // The mean of the last few updates, so that the time left does not jump.
         tokensPerSecond = tokensPerSecond.map { 0.8 * $0 + 0.2 * rate } ?? rate
+        let seconds = figures.seconds / Double(max(figures.steps, 1))
+        secondsPerStep = secondsPerStep.map { 0.8 * $0 + 0.2 * seconds } ?? seconds
         let text = text(figures)
         if isTerminal {
             write("\r" + text + "\u{1B}[K")
@@ -95,12 +104,13 @@ public struct StatusLine {
             "step \(step)/\(total)", "loss \(NumberText.fixed(figures.loss, 3))",
             "lr \(NumberText.scientific(figures.learningRate))",
         ]
+        parts += figures.metrics.map { "\($0.name) \(NumberText.fixed($0.value, 3))" }
         if let rate = tokensPerSecond, rate > 0 {
             parts.append("\(NumberText.grouped(Int(rate.rounded()))) tok/s")
             if let shareOfPeak { parts.append("\(NumberText.fixed(shareOfPeak * 100, 1)) % of peak") }
         }
-        if step < total, let rate = tokensPerSecond, rate > 0 {
-            parts.append("\(NumberText.duration(Double((total - step) * tokensPerStep) / rate)) left")
+        if step < total, let secondsPerStep {
+            parts.append("\(NumberText.duration(Double(total - step) * secondsPerStep)) left")
         }
         return parts.joined(separator: "  ")
     }

@@ -25,12 +25,43 @@ public final class AdamW {
         }
     }
 
-    /// One parameter with its moments.
-    public struct Entry {
-        /// Its name in the model.
+    /// Elements of a parameter that this optimiser changes, in row-major order: all of them, or a rank's part.
+    public struct Slice {
+        /// The parameter's name in the model.
         public let name: String
         /// What is trained.
         public let parameter: Parameter
+        /// Which of its elements.
+        public let elements: Range<Int>
+        /// Their gradient; nil where none came.
+        let gradient: () -> Tensor?
+
+        /// Some elements of a parameter.
+        init(name: String, parameter: Parameter, elements: Range<Int>, gradient: @escaping () -> Tensor?) {
+            self.name = name
+            self.parameter = parameter
+            self.elements = elements
+            self.gradient = gradient
+        }
+
+        /// All elements.
+        init(name: String, parameter: Parameter) {
+            self.init(name: name, parameter: parameter, elements: 0..<parameter.shape.count) { parameter.gradient }
+        }
+
+        var isWhole: Bool { elements.count == parameter.shape.count }
+    }
+
+    /// Elements of a parameter with their moments.
+    public struct Entry {
+        /// What is changed.
+        let slice: Slice
+        /// The parameter's name in the model.
+        public var name: String { slice.name }
+        /// What is trained.
+        public var parameter: Parameter { slice.parameter }
+        /// Which of its elements, in row-major order.
+        public var elements: Range<Int> { slice.elements }
         /// Running mean of the gradient.
         public let firstMoment: Tensor
         /// Running mean of its square.
@@ -39,7 +70,7 @@ public final class AdamW {
 
     /// The constants.
     public let settings: Settings
-    /// Trainable parameters in the model's order.
+    /// Trainable parameters in the model's order, or a rank's part of them.
     public let entries: [Entry]
     /// Steps made.
     public private(set) var step: Int
@@ -47,41 +78,87 @@ public final class AdamW {
 
     /// An optimiser of the model's trainable parameters, with moments of zero.
     public convenience init(_ model: some Module, _ settings: Settings, on backend: any DifferentiableBackend) {
-        self.init(model, settings, on: backend, step: 0) { _, shape in
-            let zero = Tensor(uninitialized: shape)
-            zero.fillWithZeros()
-            return (
-                zero,
-                {
-                    let other = Tensor(uninitialized: shape); other.fillWithZeros(); return other
-                }()
-            )
-        }
+        self.init(Self.slices(model), settings, on: backend, step: 0) { _, _ in nil }
     }
 
     /// An optimiser that goes on after `step` steps.
     /// - Parameter moments: the first and second moment of a parameter, not shared with anybody.
-    public init(
+    public convenience init(
         _ model: some Module, _ settings: Settings, on backend: any DifferentiableBackend, step: Int,
         moments: (_ name: String, _ shape: Shape) throws -> (Tensor, Tensor)
+    ) rethrows {
+        try self.init(Self.slices(model), settings, on: backend, step: step, moments: moments)
+    }
+
+    /// An optimiser of slices.
+    /// - Parameter moments: of a whole parameter; where they are nil, zeros.
+    init(
+        _ slices: [Slice], _ settings: Settings, on backend: any DifferentiableBackend, step: Int,
+        moments: (_ name: String, _ shape: Shape) throws -> (Tensor, Tensor)?
     ) rethrows {
         self.settings = settings
         self.backend = backend
         self.step = step
-        entries = try model.parameters().filter(\.parameter.isTrainable).map { name, parameter in
-            let (first, second) = try moments(name, parameter.shape)
-            return Entry(name: name, parameter: parameter, firstMoment: first, secondMoment: second)
+        entries = try slices.map { slice in
+            let shape = slice.isWhole ? slice.parameter.shape : [slice.elements.count]
+            guard let (first, second) = try moments(slice.name, slice.parameter.shape) else {
+                return Entry(slice: slice, firstMoment: Self.zeros(shape), secondMoment: Self.zeros(shape))
+            }
+            return Entry(
+                slice: slice, firstMoment: Self.part(first, slice), secondMoment: Self.part(second, slice))
         }
     }
 
+    /// The moments by the parameter's name. Precondition: every entry is a whole parameter.
+    var moments: [String: (first: Tensor, second: Tensor)] {
+        Dictionary(uniqueKeysWithValues: entries.map { ($0.name, ($0.firstMoment, $0.secondMoment)) })
+    }
+
+    static func slices(_ model: some Module) -> [Slice] {
+        model.parameters().filter(\.parameter.isTrainable).map { Slice(name: $0, parameter: $1) }
+    }
+
+    private static func zeros(_ shape: Shape) -> Tensor {
+        let result = Tensor(uninitialized: shape)
+        result.fillWithZeros()
+        return result
+    }
+
+    /// The slice's elements in memory of their own; a whole moment as it is.
+    private static func part(_ moment: Tensor, _ slice: Slice) -> Tensor {
+        guard !slice.isWhole else { return moment }
+        let result = Tensor(uninitialized: [slice.elements.count])
+        result.pointer(as: Float.self).update(
+            from: moment.pointer(as: Float.self) + slice.elements.lowerBound, count: slice.elements.count)
+        withExtendedLifetime(moment.storage) {}
+        return result
+    }
+
     /// Norm of all gradients together (float64 sums); NaN or infinite if an element is.
-    public func gradientNorm() -> Double {
-        entries.reduce(0.0) { $0 + ($1.parameter.gradient.map(backend.sumOfSquares) ?? 0) }.squareRoot()
+    public func gradientNorm() -> Double { sumOfSquares().squareRoot() }
+
+    /// The square of ``gradientNorm()``: of slices, this rank's part of it.
+    /// - Parameter factors: how elements of a parameter count, for those that several ranks have; empty: all fully.
+    func sumOfSquares(
+        _ factors: (_ name: String) -> [(elements: Range<Int>, factor: Double)] = { _ in [] }
+    ) -> Double {
+        entries.reduce(0.0) { sum, entry in
+            guard let gradient = entry.slice.gradient() else { return sum }
+            let factors = factors(entry.name)
+            if factors.isEmpty { return sum + backend.sumOfSquares(gradient) }
+            let flat = gradient.reshaped([gradient.count])
+            return factors.reduce(sum) { sum, part in
+                let range = part.elements.clamped(to: entry.elements)
+                if range.isEmpty { return sum }
+                let first = range.lowerBound - entry.elements.lowerBound
+                return sum + part.factor * backend.sumOfSquares(flat.rows(first..<first + range.count))
+            }
+        }
     }
 
     /// The first parameter whose gradient is not finite.
     public func firstNonFiniteGradient() -> String? {
-        entries.first { !($0.parameter.gradient.map(backend.sumOfSquares) ?? 0).isFinite }?.name
+        entries.first { !($0.slice.gradient().map(backend.sumOfSquares) ?? 0).isFinite }?.name
     }
 
     /// Changes every parameter that has a gradient. The gradients are left as they are.
@@ -92,16 +169,18 @@ public final class AdamW {
         step += 1
         let scale = settings.clip > 0 && norm > Double(settings.clip) ? Double(settings.clip) / norm : 1
         for entry in entries {
-            guard let gradient = entry.parameter.gradient else { continue }
+            guard let gradient = entry.slice.gradient() else { continue }
             let step = AdamWStep(
                 learningRate: learningRate, beta1: settings.betas.0, beta2: settings.betas.1,
                 epsilon: settings.epsilon, weightDecay: entry.parameter.decays ? settings.weightDecay : 0,
                 gradientScale: Float(scale), step: step)
             entry.parameter.update { value, narrow in
+                let isWhole = entry.slice.isWhole
+                let values = isWhole ? value : value.reshaped([value.count]).rows(entry.elements)
                 backend.adamW(
-                    step, gradient: gradient, values: value, firstMoment: entry.firstMoment,
-                    secondMoment: entry.secondMoment, narrow: narrow)
-                return narrow != nil
+                    step, gradient: gradient, values: values, firstMoment: entry.firstMoment,
+                    secondMoment: entry.secondMoment, narrow: isWhole ? narrow : nil)
+                return isWhole && narrow != nil
             }
         }
     }

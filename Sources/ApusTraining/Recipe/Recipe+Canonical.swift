@@ -8,7 +8,7 @@ extension Recipe {
                 section = field.section
                 result += "\(section):\n"
             }
-            result += "  \(field.name): \(field.yaml(self))\n"
+            result += "\(section.isEmpty ? "" : "  ")\(field.name): \(field.yaml(self))\n"
         }
         return result
     }

@@ -59,6 +59,7 @@ extension Recipe {
         checks.require("training.evaluate_every", training.evaluateEvery, in: 0...(1 << 40))
         checks.require("training.evaluate_windows", training.evaluateWindows, in: 1...(1 << 40))
         checks.require("training.checkpoint_every", training.checkpointEvery, in: 0...(1 << 40))
+        checks.require("training.patience", training.patience, in: 0...(1 << 40))
         checks.require("training.keep_checkpoints", training.keepCheckpoints, in: 1...(1 << 20))
         checks.require("training.log_every", training.logEvery, in: 1...(1 << 40))
         checks.require("training.spike_threshold", training.spikeThreshold, "a number of at least 0") { $0 >= 0 }
@@ -128,9 +129,45 @@ extension Recipe {
                     "\(resolvedWarmupSteps) + \(Int(decay)) steps")
             }
         }
+        checkReward(&checks)
+        checkPolicyGradient(&checks)
+        if resolvedTask.isCrossEntropy { checkTextData(&checks) } else { checkNoTextData(&checks) }
+        if model.from != nil {
+            for key in changedKeys(of: "model") where key != "model.from" {
+                checks.add(key, "nothing, since the model of model.from has its own", "a value")
+            }
+        }
+    }
+
+    /// Keys of a section that do not have their default.
+    func changedKeys(of section: String) -> [String] {
+        let defaults = Recipe()
+        return Self.fields.filter { $0.section == section && $0.yaml(self) != $0.yaml(defaults) }.map(\.path)
+    }
+
+    /// Rewards and preferences have data of their own.
+    private func checkNoTextData(_ checks: inout RecipeChecks) {
+        let textKeys = [
+            "path", "text", "validation_text", "validation_fraction", "field", "separator", "tokenizer",
+            "train_vocabulary", "chat", "chat_validation", "across_documents",
+        ]
+        let unread = Set(textKeys.map { "data.\($0)" })
+        for key in changedKeys(of: "data") where unread.contains(key) {
+            checks.add(key, "nothing, since the task \(resolvedTask.rawValue) does not read it", "a value")
+        }
+        if training.tokens != nil {
+            checks.add("training.tokens", "steps, since sequences have lengths of their own", "tokens")
+        }
+    }
+
+    private func checkTextData(_ checks: inout RecipeChecks) {
         if data.path != nil, !data.text.isEmpty {
             checks.add("data.text", "path or text, not both", "both")
         }
+        if task == .pretrain, !data.chat.isEmpty {
+            checks.add("data.chat", "text for the task pretrain", "conversations")
+        }
+        if task == .sft, data.chat.isEmpty { checks.add("data.chat", "conversations for the task sft", "none") }
         if !data.chat.isEmpty, data.path != nil || !data.text.isEmpty {
             checks.add("data.chat", "conversations or text, not both", "both")
         }
@@ -148,16 +185,11 @@ extension Recipe {
                 checks.add("data.tokenizer", "a tokenizer, or train_vocabulary for the text", "neither")
             }
         }
-        if model.from != nil {
-            for (key, _) in checks.places where key.hasPrefix("model.") && key != "model.from" {
-                checks.add(key, "nothing, since the model of model.from has its own", "a value")
-            }
-        }
     }
 }
 
 /// Gathers problems.
-private struct RecipeChecks {
+struct RecipeChecks {
     var problems: [RecipeProblem] = []
     let places: [String: RecipePlace]
 

@@ -8,6 +8,8 @@
 /// The keys of the file are those of ``Recipe/reference``, in `snake_case`; every key has a default. A value that is
 /// nil here (`null` in the file) is chosen from the others: see the `resolved` properties.
 public struct Recipe: Sendable, Equatable {
+    /// What is learnt; nil: `sft` where there are conversations, else `pretrain`.
+    public var task: RecipeTask?
     /// The network.
     public var model = Model()
     /// What it reads.
@@ -18,6 +20,10 @@ public struct Recipe: Sendable, Equatable {
     public var schedule = Schedule()
     /// The run.
     public var training = Training()
+    /// Preferences that a reward model learns.
+    public var reward = Reward()
+    /// What a policy learns from.
+    public var policyGradient = PolicyGradient()
     /// What `apus compare` varies.
     public var compare = Compare()
 
@@ -140,6 +146,8 @@ public struct Recipe: Sendable, Equatable {
         public var evaluateWindows: Int? = 64
         /// Steps between checkpoints; 0 for only at the end.
         public var checkpointEvery = 500
+        /// Evaluations without a better one after which the run ends; the model of the best one is kept apart.
+        public var patience: Int?
         /// Checkpoints that are kept.
         public var keepCheckpoints = 2
         /// Steps between lines of the log.

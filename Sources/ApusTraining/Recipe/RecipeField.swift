@@ -34,13 +34,20 @@ struct RecipeField: Sendable {
         yaml = { $0[keyPath: key].yaml }
     }
 
-    var section: Substring { path.prefix { $0 != "." } }
-    var name: Substring { path.drop { $0 != "." }.dropFirst() }
+    /// The part before the dot; empty for a key outside sections.
+    var section: Substring { path.contains(".") ? path.prefix { $0 != "." } : "" }
+    var name: Substring { section.isEmpty ? path[...] : path.dropFirst(section.count + 1) }
 }
 
 extension Recipe {
     /// Every key, in the order of the canonical file.
-    static let fields: [RecipeField] = modelFields + dataFields + optimizerFields + trainingFields
+    static let fields: [RecipeField] =
+        taskFields + modelFields + dataFields + rewardFields + policyGradientFields + optimizerFields + trainingFields
+
+    private static let taskFields = [
+        RecipeField(
+            "task", \.task, .impossible, "what is learnt; null: sft where data.chat names conversations, else pretrain")
+    ]
 
     private static let modelFields = [
         RecipeField(
@@ -146,6 +153,10 @@ extension Recipe {
         RecipeField(
             "training.checkpoint_every", \.training.checkpointEvery, .none,
             "steps between checkpoints, 0: only at the end"),
+        RecipeField(
+            "training.patience", \.training.patience, .none,
+            "evaluations without a better one after which the run ends, the best model being kept in checkpoints/best; 0: "
+                + "the best is kept, and the run goes on; null: 3 for reward, none for other tasks"),
         RecipeField("training.keep_checkpoints", \.training.keepCheckpoints, .none, "checkpoints that are kept"),
         RecipeField("training.log_every", \.training.logEvery, .none, "steps between lines of the log"),
         RecipeField(

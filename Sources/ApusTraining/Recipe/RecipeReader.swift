@@ -69,6 +69,10 @@ private struct RecipeReader {
         for (key, node) in sections {
             let place = location(of: key)
             let section = key.string ?? RecipeValue(key).found
+            if Recipe.fields.contains(where: { $0.path == section }) {
+                set(section, RecipeValue(node), place)
+                continue
+            }
             guard Recipe.fields.contains(where: { $0.section == section }) else {
                 problems.append(unknown(section, place))
                 continue
@@ -120,7 +124,7 @@ private struct RecipeReader {
             if let field = Recipe.fields.first(where: { NearestName.folded($0.name) == NearestName.folded(key) }) {
                 return .unknownKey(place: place, key: key, nearest: field.path)
             }
-            let sections = Recipe.fields.map { String($0.section) }
+            let sections = Recipe.fields.map { $0.section.isEmpty ? $0.path : String($0.section) }
             return .unknownKey(place: place, key: key, nearest: NearestName.nearest(to: key, among: sections))
         }
         let name = key[key.index(after: dot)...]

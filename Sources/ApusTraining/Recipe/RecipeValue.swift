@@ -106,7 +106,13 @@ extension RecipeConvertible where Self: RawRepresentable & CaseIterable, RawValu
     var yaml: String { rawValue }
 }
 
+extension RecipeTask: RecipeConvertible {}
 extension RecipeAttention: RecipeConvertible {}
+extension PolicyAverage: RecipeConvertible {}
+extension PolicyLogProbabilities: RecipeConvertible {}
+extension RewardScaleCentre: RecipeConvertible {}
+extension ZeroVarianceGroups: RecipeConvertible {}
+extension RolloutAllocation: RecipeConvertible {}
 extension ScheduleKind: RecipeConvertible {}
 extension ComputePrecision: RecipeConvertible {}
 

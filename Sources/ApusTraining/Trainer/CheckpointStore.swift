@@ -30,9 +30,11 @@ public final class CheckpointStore {
 
     private static let prefix = "step-"
     private static let unfinished = ".unfinished-"
-    static let weights = "model.safetensors"
     static let optimizerState = "optimizer.safetensors"
     static let state = "state.json"
+    static let heads = "heads.safetensors"
+    /// The folder of the best model.
+    public static let best = "best"
 
     /// Opens or creates the folder, and removes what a killed process left unfinished.
     public init(folder: String, keep: Int, extraFiles: [(name: String, contents: [UInt8])] = []) throws {
@@ -62,88 +64,103 @@ public final class CheckpointStore {
     /// The newest complete checkpoint.
     public var latest: Entry? { entries.last }
 
-    /// Writes a checkpoint of the model and its optimiser, and removes those that are no longer kept.
+    /// Writes a checkpoint of a run, and removes those that are no longer kept.
     /// - Returns: its folder.
-    public func save(_ model: TrainableDecoder, _ optimizer: AdamW, recentLoss: Double?) throws -> String {
-        let name =
-            Self.prefix + String(repeating: "0", count: max(0, 8 - "\(optimizer.step)".count)) + "\(optimizer.step)"
+    public func save(
+        _ model: TrainableDecoder, _ optimizer: AdamW, _ objective: any TrainingObjective, _ state: TrainerState
+    ) throws -> String {
+        let moments = optimizer.moments
+        return try save(
+            model, nil,
+            Moments(
+                step: optimizer.step, first: moments.mapValues(\.first), second: moments.mapValues(\.second)),
+            objective, state)
+    }
+
+    /// What a checkpoint keeps of an optimiser, by the names of the whole model.
+    struct Moments {
+        /// Steps that it has made.
+        var step: Int
+        var first: [String: Tensor]
+        var second: [String: Tensor]
+    }
+
+    /// As ``save(_:_:_:_:)``, with what was gathered from ranks.
+    /// - Parameter weights: of the whole model; nil for the model's own.
+    /// - Returns: its folder.
+    func save(
+        _ model: TrainableDecoder, _ weights: [String: Tensor]?, _ moments: Moments,
+        _ objective: any TrainingObjective, _ state: TrainerState
+    ) throws -> String {
+        let number = "\(state.step)"
+        let name = Self.prefix + String(repeating: "0", count: max(0, 8 - number.count)) + number
+        let final = "\(folder)/\(name)"
+        if FileManager.default.fileExists(atPath: final) { return final }
+        try publish(name) { path in
+            try writeModel(model, weights, objective, to: path)
+            try writeMoments(moments, to: "\(path)/\(Self.optimizerState)")
+            try Self.write(Array(state.json.serialized().utf8), to: "\(path)/\(Self.state)")
+        }
+        for old in entries.dropLast(keep) { try? FileManager.default.removeItem(atPath: old.path) }
+        return final
+    }
+
+    /// Writes the model alone, in place of the best one so far.
+    /// - Returns: its folder.
+    func saveBest(
+        _ model: TrainableDecoder, _ weights: [String: Tensor]?, _ objective: any TrainingObjective
+    ) throws -> String {
+        try publish(Self.best) { try writeModel(model, weights, objective, to: $0) }
+        return "\(folder)/\(Self.best)"
+    }
+
+    /// Has `write` fill a folder of another name, which takes its own when it is complete.
+    private func publish(_ name: String, _ write: (_ path: String) throws -> Void) throws {
         let (final, temporary) = ("\(folder)/\(name)", "\(folder)/\(Self.unfinished)\(name)")
         let files = FileManager.default
-        if files.fileExists(atPath: final) { return final }
         try? files.removeItem(atPath: temporary)
         try files.createDirectory(atPath: temporary, withIntermediateDirectories: true)
         do {
-            try write(model, optimizer, recentLoss, into: temporary)
+            try write(temporary)
+            if files.fileExists(atPath: final) { try files.removeItem(atPath: final) }
             try files.moveItem(atPath: temporary, toPath: final)
         } catch {
             try? files.removeItem(atPath: temporary)
             throw error
         }
-        for old in entries.dropLast(keep) { try? files.removeItem(atPath: old.path) }
-        return final
     }
 
-    private func write(
-        _ model: TrainableDecoder, _ optimizer: AdamW, _ recentLoss: Double?, into path: String
+    private func writeModel(
+        _ model: TrainableDecoder, _ weights: [String: Tensor]?, _ objective: any TrainingObjective, to path: String
     ) throws {
-        try model.writeHuggingFaceFiles(to: path)
-        var writer = SafetensorsWriter(metadata: [("step", "\(optimizer.step)")])
-        var moments: [String: Tensor] = [:]
-        for entry in optimizer.entries {
-            moments["first.\(entry.name)"] = entry.firstMoment
-            moments["second.\(entry.name)"] = entry.secondMoment
-            writer.add("first.\(entry.name)", shape: entry.firstMoment.shape, dtype: .f32)
-            writer.add("second.\(entry.name)", shape: entry.secondMoment.shape, dtype: .f32)
+        try model.writeHuggingFaceFiles(to: path, values: weights)
+        if let heads = objective.heads {
+            var writer = SafetensorsWriter()
+            var values: [String: Tensor] = [:]
+            for (name, parameter) in heads.parameters() {
+                writer.add(name, shape: parameter.shape, dtype: .f32)
+                values[name] = parameter.value
+            }
+            try writer.write(to: "\(path)/\(Self.heads)") { values[$0]! }
         }
-        try writer.write(to: "\(path)/\(Self.optimizerState)") { moments[$0]! }
-        for (name, contents) in extraFiles { try Self.write(contents, to: "\(path)/\(name)") }
-        var state = JSONObject([("step", .integer(Int64(optimizer.step)))])
-        // The bits of the number, so that a resumed run goes on exactly.
-        if let recentLoss { state["recent_loss_bits"] = JSONValue.string(String(recentLoss.bitPattern, radix: 16)) }
-        try Self.write(Array(JSONValue.object(state).serialized().utf8), to: "\(path)/\(Self.state)")
+        for (name, contents) in extraFiles + objective.files { try Self.write(contents, to: "\(path)/\(name)") }
+    }
+
+    private func writeMoments(_ moments: Moments, to path: String) throws {
+        var writer = SafetensorsWriter(metadata: [("step", "\(moments.step)")])
+        var tensors: [String: Tensor] = [:]
+        for (kind, values) in [("first", moments.first), ("second", moments.second)] {
+            for (name, tensor) in values.sorted(by: { $0.key < $1.key }) {
+                tensors["\(kind).\(name)"] = tensor
+                writer.add("\(kind).\(name)", shape: tensor.shape, dtype: .f32)
+            }
+        }
+        try writer.write(to: path) { tensors[$0]! }
     }
 
     private static func write(_ contents: [UInt8], to path: String) throws {
         let file = try AtomicFile(path: path)
         try file.write(contents)
         try file.publish()
-    }
-
-    /// Reads a checkpoint back: weights into a new model, moments into its optimiser.
-    public func load(
-        _ entry: Entry, settings: AdamW.Settings, on operations: DifferentiableOperations
-    ) throws -> (model: TrainableDecoder, optimizer: AdamW, recentLoss: Double?) {
-        let model = try TrainableDecoder(Checkpoints.open(entry.path), on: operations)
-        let (step, recentLoss) = try readState(entry)
-        let file = try SafetensorsFile(path: "\(entry.path)/\(Self.optimizerState)")
-        let optimizer = try AdamW(model, settings, on: operations.backend, step: step) { name, shape in
-            func moment(_ kind: String) throws -> Tensor {
-                let tensor = try file.tensor(named: "\(kind).\(name)")
-                guard tensor.shape == shape, tensor.dtype == .f32 else {
-                    throw TrainerError.checkpoint(
-                        path: "\(entry.path)/\(Self.optimizerState)",
-                        problem: "\(kind).\(name) is \(tensor.dtype) \(tensor.shape), expected f32 \(shape)")
-                }
-                let copy = Tensor(uninitialized: shape)
-                operations.backend.convert(tensor, into: copy)
-                return copy
-            }
-            return (try moment("first"), try moment("second"))
-        }
-        return (model, optimizer, recentLoss)
-    }
-
-    private func readState(_ entry: Entry) throws -> (step: Int, recentLoss: Double?) {
-        let path = "\(entry.path)/\(Self.state)"
-        let node = try MappedFile(path: path).json()
-        let step = try node.child("step", expected: "an integer").int(in: 0...Int.max)
-        guard step == entry.step else {
-            throw TrainerError.checkpoint(path: path, problem: "step \(step) in a folder for step \(entry.step)")
-        }
-        guard let bits = try node.optional("recent_loss_bits")?.string() else { return (step, nil) }
-        guard let pattern = UInt64(bits, radix: 16) else {
-            throw TrainerError.checkpoint(path: path, problem: "recent_loss_bits is \(bits), expected hexadecimal bits")
-        }
-        return (step, Double(bitPattern: pattern))
     }
 }

@@ -12,6 +12,10 @@ public enum TrainerError: Error, Equatable, CustomStringConvertible {
     case vocabulary(stated: Int, needed: Int, folder: String)
     /// Conversations without anything that turns them into tokens.
     case noTokenizer
+    /// A task that the run was given nothing for.
+    case task(String)
+    /// A task that several ranks cannot share.
+    case replicas(task: String, ranks: Int)
     /// A changed recipe that the checkpoint's run cannot go on with.
     case changedRecipe(path: String, changes: [String])
 
@@ -29,6 +33,10 @@ public enum TrainerError: Error, Equatable, CustomStringConvertible {
                 + "another folder by training.output"
         case .noTokenizer:
             "data.chat: expected a model to start from (model.from) or data.tokenizer with data.chat_template, found neither"
+        case .task(let task):
+            "task: expected pretrain or sft, the tasks that need no rewards, found \(task)"
+        case .replicas(let task, let ranks):
+            "task \(task) on \(ranks) ranks: expected pretrain or sft, whose batches ranks can share, or one process"
         case .vocabulary(let stated, let needed, let folder):
             "the model's vocabulary: expected at least \(needed), the tokens of \(folder), found \(stated)"
         case .changedRecipe(let path, let changes):

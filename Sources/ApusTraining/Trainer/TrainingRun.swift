@@ -1,3 +1,4 @@
+import ApusDistributed
 import ApusModels
 import ApusTensor
 import ApusText
@@ -33,63 +34,92 @@ public final class TrainingRun {
     public let tokenizer: Tokenizer
     /// The checkpoint it goes on from.
     public let resumedFrom: CheckpointStore.Entry?
-    /// Tokens there are to train on, and held out.
-    public let tokenCounts: (train: Int, validation: Int)
+    /// What there is to learn from: "8000 pairs to train on, 400 held out".
+    public let summary: String
     /// What people should know of the data.
     public let notes: [String]
-    private let log: RunLog
-    private let events: EventLog
+    /// Of several replicas the first writes logs and checkpoints.
+    private let log: RunLog?
+    private let events: EventLog?
 
     /// Checks everything, prepares data where the recipe asks for it, and makes the model or reads the checkpoint.
-    /// - Parameter progress: told how far the preparation of data is.
+    /// - Parameters:
+    ///   - task: what turns the recipe into data and an objective; nil for those of this module, `pretrain` and `sft`.
+    ///   - replicas: ranks that train the same model, each on its share of every batch; nil for one process. The first rank
+    ///     must be through with its folder before the others begin.
+    ///   - tensorParallel: ranks that a model is cut over; nil for none.
+    ///   - progress: told how far the preparation of data is.
     /// - Throws: ``TrainerError``, ``RecipeError``, and errors of data, models and files; nothing is trained by then.
     public init(
-        _ recipe: Recipe, start: Start, on backend: CPUBackend = .shared,
-        progress: (DataPreparation.Progress) -> Void = { _ in }
+        _ recipe: Recipe, start: Start, task: (any TrainingTask)? = nil,
+        replicas: (any Communicator)? = nil, tensorParallel: (any Communicator)? = nil,
+        on backend: CPUBackend = .shared,
+        progress: @escaping (DataPreparation.Progress) -> Void = { _ in }
     ) throws {
         self.recipe = recipe
+        let size = (replicas?.size ?? 1) * (tensorParallel?.size ?? 1)
+        if size > 1, !recipe.resolvedTask.isCrossEntropy {
+            throw TrainerError.replicas(task: recipe.resolvedTask.rawValue, ranks: size)
+        }
+        let isFirst = replicas?.rank ?? 0 == 0 && tensorParallel?.rank ?? 0 == 0
         let folder = recipe.training.output
         let files = FileManager.default
         let checkpoints = "\(folder)/checkpoints"
         let existing = CheckpointStore.entries(in: checkpoints).last
-        if let existing, start == .fresh { throw TrainerError.existingRun(folder: folder, step: existing.step) }
+        if let existing, start == .fresh, isFirst {
+            throw TrainerError.existingRun(folder: folder, step: existing.step)
+        }
         if let existing, start == .resume { try Self.checkResume(recipe, existing) }
         try files.createDirectory(atPath: folder, withIntermediateDirectories: true)
-        let materials = try RunMaterials(recipe, backend: backend, progress: progress)
+        let context = try TaskContext(
+            recipe, backend: backend, share: replicas.map { BatchShare(of: $0) } ?? .whole, progress: progress)
+        let materials = try Self.task(recipe, task).prepare(context)
         tokenizer = materials.tokenizer
-        tokenCounts = materials.tokenCounts
+        summary = materials.summary
         notes = materials.notes
-        let configuration = try Self.configuration(recipe, materials)
+        let configuration = try Self.configuration(context, materials)
         let operations = DifferentiableOperations(
             on: backend, compute: recipe.training.compute == .bf16 ? .bf16 : .f32)
 
-        if start == .restart { try? files.removeItem(atPath: checkpoints) }
-        let store = try CheckpointStore(
-            folder: checkpoints, keep: recipe.training.keepCheckpoints,
-            extraFiles: [("recipe.yaml", Array(recipe.yaml.utf8))] + materials.files)
-        let settings = recipe.trainerSettings
-        resumedFrom = start == .resume ? store.latest : nil
+        if start == .restart, isFirst { try? files.removeItem(atPath: checkpoints) }
+        let store =
+            isFirst
+            ? try CheckpointStore(
+                folder: checkpoints, keep: recipe.training.keepCheckpoints,
+                extraFiles: [("recipe.yaml", Array(recipe.yaml.utf8))] + materials.files) : nil
+        let settings = recipe.trainerSettings(steps: materials.steps, patience: materials.patience)
+        resumedFrom = start == .resume ? CheckpointStore.entries(in: checkpoints).last : nil
+        func ranks(_ configuration: DecoderConfiguration) throws -> TensorParallel? {
+            try tensorParallel.map { try TensorParallel(configuration, over: $0) }
+        }
         if let entry = resumedFrom {
-            let (model, optimizer, recentLoss) = try store.load(entry, settings: settings.optimizer, on: operations)
-            guard model.configuration.tensorRoles == configuration.tensorRoles else {
+            trainer = try Trainer(
+                resuming: entry, objective: materials.objective, settings: settings, store: store, replicas: replicas,
+                ranks: ranks, on: operations)
+            guard trainer.model.configuration.tensorRoles == configuration.tensorRoles else {
                 throw TrainerError.checkpoint(
                     path: entry.path, problem: "its weights are not those of the recipe's model")
             }
-            trainer = Trainer(
-                model: model, data: materials.batches, settings: settings, store: store, optimizer: optimizer,
-                recentLoss: recentLoss)
         } else {
             let model =
-                if let start = materials.start {
-                    try TrainableDecoder(start, on: operations)
+                if let start = context.start {
+                    try TrainableDecoder(
+                        start, as: configuration, seed: UInt64(recipe.training.seed), ranks: ranks(configuration),
+                        on: operations)
                 } else {
                     try TrainableDecoder(
                         initializing: configuration, seed: UInt64(recipe.training.seed),
-                        deviation: Float(recipe.model.initStd), on: operations)
+                        deviation: Float(recipe.model.initStd), ranks: ranks(configuration), on: operations)
                 }
-            trainer = Trainer(model: model, data: materials.batches, settings: settings, store: store)
+            trainer = Trainer(
+                model: model, objective: try materials.objective(model), settings: settings, store: store,
+                replicas: replicas)
         }
         trainer.model.checkpointsLayers = recipe.training.gradientCheckpointing
+        guard isFirst else {
+            (log, events) = (nil, nil)
+            return
+        }
         let file = try AtomicFile(path: "\(folder)/recipe.yaml")
         try file.write(Array(recipe.yaml.utf8))
         try file.publish()
@@ -97,17 +127,31 @@ public final class TrainingRun {
         events = try EventLog(folder: folder, resumingAfter: resumedFrom?.step)
     }
 
-    /// What the model is: that of the checkpoint it starts from, or what the recipe describes.
-    private static func configuration(_ recipe: Recipe, _ materials: RunMaterials) throws -> DecoderConfiguration {
+    private static func task(_ recipe: Recipe, _ task: (any TrainingTask)?) throws -> any TrainingTask {
+        if let task { return task }
+        guard recipe.resolvedTask.isCrossEntropy else { throw TrainerError.task(recipe.resolvedTask.rawValue) }
+        return CrossEntropyTask()
+    }
+
+    /// What the model is: that of the checkpoint it starts from, or what the recipe describes, as the task changes it.
+    private static func configuration(
+        _ context: TaskContext, _ materials: TaskMaterials
+    ) throws -> DecoderConfiguration {
+        let recipe = context.recipe
         let needed = materials.vocabulary
-        let stated = materials.start?.configuration.vocabularySize ?? recipe.model.vocabulary ?? needed
+        let stated = context.start?.configuration.vocabularySize ?? recipe.model.vocabulary ?? needed
         if stated < needed {
             throw TrainerError.vocabulary(stated: stated, needed: needed, folder: materials.tokenizerSource)
         }
-        if let start = materials.start { return start.configuration }
-        var configuration = try recipe.model.decoderConfiguration(
-            vocabulary: needed, maxPositions: recipe.data.sequenceLength)
-        if let end = materials.endToken { configuration.eosTokens = [Int(end)] }
+        var configuration: DecoderConfiguration
+        if let start = context.start {
+            configuration = start.configuration
+        } else {
+            configuration = try recipe.model.decoderConfiguration(
+                vocabulary: needed, maxPositions: recipe.data.sequenceLength)
+            if let end = materials.endToken { configuration.eosTokens = [Int(end)] }
+        }
+        try materials.configure(&configuration)
         return configuration
     }
 
@@ -115,33 +159,40 @@ public final class TrainingRun {
     /// - Parameters:
     ///   - shouldStop: asked after every step; a checkpoint is written then.
     ///   - report: told everything that happens, every step included.
-    public func run(shouldStop: () -> Bool = { false }, report: (Trainer.Event) throws -> Void) throws {
-        try trainer.run(shouldStop: shouldStop) { event in
+    public func run(
+        shouldStop: () -> Bool = { false }, report: (Trainer.Event) throws -> Void
+    ) async throws {
+        try await trainer.run(shouldStop: shouldStop) { event in
             try record(event)
             try report(event)
         }
     }
 
     private func record(_ event: Trainer.Event) throws {
+        guard let log, let events else { return }
         switch event {
         case .step(let step):
             guard step.step % recipe.training.logEvery == 0 || step.step == 1 || step.step == trainer.settings.steps
             else { return }
             let rate = Double(step.tokens) / max(step.seconds, 1e-9)
-            try log.append([
+            var entry: JSONObject = [
                 "step": .integer(Int64(step.step)), "loss": .double(step.loss),
                 "learning_rate": .double(step.learningRate), "gradient_norm": .double(step.gradientNorm),
-                "tokens": .integer(Int64(step.step * recipe.tokensPerStep)), "tokens_per_second": .double(rate),
-            ])
+                "tokens": .integer(Int64(step.totalTokens)), "tokens_per_second": .double(rate),
+            ]
+            for metric in step.metrics { entry[metric.name] = .double(metric.value) }
+            try log.append(entry)
             try events.append(
                 [
                     ("train/loss", step.loss), ("train/learning_rate", step.learningRate),
                     ("train/gradient_norm", step.gradientNorm), ("train/tokens_per_second", rate),
-                ], step: step.step)
-        case .evaluation(let step, let loss, _):
-            try log.append(["step": .integer(Int64(step)), "validation_loss": .double(loss)])
-            try events.append([("validation/loss", loss)], step: step)
-        case .checkpoint: break
+                ] + step.metrics.map { ("train/\($0.name)", $0.value) }, step: step.step)
+        case .evaluation(let step, let evaluation):
+            var entry: JSONObject = ["step": .integer(Int64(step))]
+            for metric in evaluation.metrics { entry["validation_\(metric.name)"] = .double(metric.value) }
+            try log.append(entry)
+            try events.append(evaluation.metrics.map { ("validation/\($0.name)", $0.value) }, step: step)
+        case .checkpoint, .best, .ended: break
         }
     }
 

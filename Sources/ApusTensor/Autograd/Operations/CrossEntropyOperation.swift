@@ -1,3 +1,21 @@
+/// A loss of the log-probabilities of rows' targets, with its gradient: what the losses of policy gradients are.
+public struct LogProbabilityLoss {
+    /// Whether a row's part of the loss depends on that row alone, so that rows can be done in blocks; otherwise `evaluate`
+    /// is called once, with all rows.
+    public var isRowwise: Bool
+    /// The loss of some rows, and its derivative by each of their log-probabilities.
+    public var evaluate: (_ rows: Range<Int>, _ logProbabilities: [Float]) -> (value: Double, derivatives: [Float])
+
+    /// A loss.
+    public init(
+        isRowwise: Bool,
+        evaluate: @escaping (_ rows: Range<Int>, _ logProbabilities: [Float]) -> (value: Double, derivatives: [Float])
+    ) {
+        self.isRowwise = isRowwise
+        self.evaluate = evaluate
+    }
+}
+
 extension DifferentiableOperations {
     /// Cross-entropy of the language-model head, without a float32 copy of all logits: a block of rows at a time goes
     /// through the head, the softmax, and back.
@@ -11,57 +29,138 @@ extension DifferentiableOperations {
     public func crossEntropy(
         _ hidden: Tensor, head: Parameter, targets: [Int32], weights: [Float]? = nil
     ) -> (loss: Tensor, logProbabilities: [Float]) {
-        let (rows, width, vocabulary) = (targets.count, head.shape[1], head.shape[0])
-        precondition(hidden.count == rows * width, "\(targets.count) targets for \(hidden.shape)")
-        precondition(targets.allSatisfy { $0 < vocabulary }, "a target outside the vocabulary of \(vocabulary)")
         let counted = targets.reduce(0) { $0 + ($1 >= 0 ? 1 : 0) }
-        let scale = weights ?? [Float](repeating: 1 / Float(max(counted, 1)), count: rows)
-        precondition(scale.count == rows, "\(scale.count) weights for \(rows) rows")
-        let edges = [hidden.edge, head.edge]
-        let isRecorded = records(edges)
-        let x = hidden.dtype == compute ? hidden.detached() : backend.converted(hidden, to: compute)
-        let weight = head.values(as: compute, on: backend)
-        let inputGradient = isRecorded && edges[0] != nil ? Tensor(uninitialized: [rows, width]) : nil
-        let headGradient = isRecorded && edges[1] != nil ? Tensor(uninitialized: head.shape) : nil
-        if rows == 0 { headGradient?.fillWithZeros() }
-
-        let block = Self.blockRows(vocabulary)
+        let scale = weights ?? [Float](repeating: 1 / Float(max(counted, 1)), count: targets.count)
+        precondition(scale.count == targets.count, "\(scale.count) weights for \(targets.count) rows")
+        let pass = HeadPass(self, hidden, head, targets)
         var logProbabilities: [Float] = []
-        logProbabilities.reserveCapacity(rows)
-        for first in stride(from: 0, to: rows, by: block) {
-            let range = first..<min(first + block, rows)
-            let part = MatrixView(x.reshaped([rows, width]).rows(range))
-            let logits = Tensor(uninitialized: [range.count, vocabulary])
-            backend.multiply(part, MatrixView(weight, transposed: true), into: MatrixView(logits), accumulate: false)
-            let gradient =
-                !isRecorded ? nil : compute == .f32 ? logits : Tensor(uninitialized: logits.shape, dtype: compute)
-            logProbabilities += backend.crossEntropy(
-                logits, targets: targets[range], scale: scale[range], gradient: gradient)
-            guard let gradient else { continue }
-            if let inputGradient {
-                backend.multiply(
-                    MatrixView(gradient), MatrixView(weight), into: MatrixView(inputGradient.rows(range)),
-                    accumulate: false)
-            }
-            if let headGradient {
-                backend.multiply(
-                    MatrixView(gradient, transposed: true), part, into: MatrixView(headGradient), accumulate: first > 0)
+        logProbabilities.reserveCapacity(targets.count)
+        for range in pass.blocks {
+            pass.run(range) { logits, gradient in
+                logProbabilities += backend.crossEntropy(
+                    logits, targets: targets[range], scale: scale[range], gradient: gradient)
             }
         }
         let total = zip(scale, logProbabilities).reduce(0.0) { $0 - Double($1.0) * Double($1.1) }
-        let loss = record([Tensor([Float(total)], shape: [1])], from: edges) { gradients, sink in
-            guard let factor = gradients[0]?.floats[0] else { return }
-            for (input, gradient) in [inputGradient, headGradient].enumerated() {
-                guard let gradient else { continue }
-                if factor != 1 { backend.scale(gradient, by: factor) }
-                sink.give(gradient, to: input)
-            }
-        }[0]
-        return (loss, logProbabilities)
+        return (pass.loss(total), logProbabilities)
     }
 
-    /// Rows of a block: its logits take about 16 MB, and at least 64 rows keep the products efficient.
-    private static func blockRows(_ vocabulary: Int) -> Int {
-        max(64, (4 << 20) / max(vocabulary, 1) / 64 * 64)
+    /// A loss of the targets' log-probabilities under the language-model head, in blocks as
+    /// ``crossEntropy(_:head:targets:weights:)``. Where the loss is not row by row, rows that take more than one block go
+    /// through the head twice.
+    /// - Parameter targets: the token each row should predict; negative: the row does not count (log-probability 0).
+    /// - Returns: the loss, and each row's log-probability.
+    public func crossEntropy(
+        _ hidden: Tensor, head: Parameter, targets: [Int32], _ loss: LogProbabilityLoss
+    ) -> (loss: Tensor, logProbabilities: [Float]) {
+        let zeros = [Float](repeating: 0, count: targets.count)
+        func logProbabilities(_ logits: Tensor, _ range: Range<Int>) -> [Float] {
+            backend.crossEntropy(logits, targets: targets[range], scale: zeros[range], gradient: nil)
+        }
+        let pass = HeadPass(self, hidden, head, targets)
+        func differentiate(_ logits: Tensor, _ range: Range<Int>, _ derivatives: [Float], _ gradient: Tensor?) {
+            guard let gradient else { return }
+            let scale = derivatives.map { -$0 }
+            _ = backend.crossEntropy(logits, targets: targets[range], scale: scale[...], gradient: gradient)
+        }
+        var total = 0.0
+        var all: [Float] = []
+        if loss.isRowwise || pass.blocks.count <= 1 {
+            for range in pass.blocks {
+                pass.run(range) { logits, gradient in
+                    let found = logProbabilities(logits, range)
+                    let (value, derivatives) = loss.evaluate(range, found)
+                    total += value
+                    all += found
+                    differentiate(logits, range, derivatives, gradient)
+                }
+            }
+        } else {
+            for range in pass.blocks { all += logProbabilities(pass.logits(range), range) }
+            let (value, derivatives) = loss.evaluate(0..<targets.count, all)
+            total = value
+            for range in pass.blocks where pass.isRecorded {
+                pass.run(range) { differentiate($0, range, Array(derivatives[range]), $1) }
+            }
+        }
+        return (pass.loss(total), all)
+    }
+}
+
+/// One way through the language-model head and back, block by block.
+struct HeadPass {
+    let operations: DifferentiableOperations
+    let blocks: [Range<Int>]
+    let isRecorded: Bool
+    private let x: Tensor
+    private let weight: Tensor
+    private let edges: [GradientEdge?]
+    private let inputGradient: Tensor?
+    private let headGradient: Tensor?
+
+    /// - Parameter widest: the most rows that a rank's head has; nil for the head's own.
+    init(
+        _ operations: DifferentiableOperations, _ hidden: Tensor, _ head: Parameter, _ targets: [Int32],
+        widest: Int? = nil
+    ) {
+        let (rows, width, vocabulary) = (targets.count, head.shape[1], head.shape[0])
+        precondition(hidden.count == rows * width, "\(targets.count) targets for \(hidden.shape)")
+        precondition(targets.allSatisfy { $0 < vocabulary }, "a target outside the vocabulary of \(vocabulary)")
+        self.operations = operations
+        edges = [hidden.edge, head.edge]
+        isRecorded = records(edges)
+        let narrow =
+            hidden.dtype == operations.compute
+            ? hidden.detached() : operations.backend.converted(hidden, to: operations.compute)
+        x = narrow.reshaped([rows, width])
+        weight = head.values(as: operations.compute, on: operations.backend)
+        inputGradient = isRecorded && edges[0] != nil ? Tensor(uninitialized: [rows, width]) : nil
+        headGradient = isRecorded && edges[1] != nil ? Tensor(uninitialized: head.shape) : nil
+        if rows == 0 { headGradient?.fillWithZeros() }
+        // A block's logits take about 16 MB, and at least 64 rows keep the products efficient.
+        let block = max(64, (4 << 20) / max(widest ?? vocabulary, 1) / 64 * 64)
+        blocks = stride(from: 0, to: rows, by: block).map { $0..<min($0 + block, rows) }
+    }
+
+    /// The logits of a block, float32.
+    func logits(_ range: Range<Int>) -> Tensor {
+        let logits = Tensor(uninitialized: [range.count, weight.shape[0]])
+        operations.backend.multiply(
+            MatrixView(x.rows(range)), MatrixView(weight, transposed: true), into: MatrixView(logits),
+            accumulate: false)
+        return logits
+    }
+
+    /// Has `body` write the gradient of a block's logits, where it is asked for (it may be the logits), and takes it back
+    /// through the head.
+    func run(_ range: Range<Int>, _ body: (_ logits: Tensor, _ gradient: Tensor?) -> Void) {
+        let backend = operations.backend
+        let logits = logits(range)
+        guard isRecorded else { return body(logits, nil) }
+        let gradient =
+            operations.compute == .f32 ? logits : Tensor(uninitialized: logits.shape, dtype: operations.compute)
+        body(logits, gradient)
+        if let inputGradient {
+            backend.multiply(
+                MatrixView(gradient), MatrixView(weight), into: MatrixView(inputGradient.rows(range)),
+                accumulate: false)
+        }
+        if let headGradient {
+            backend.multiply(
+                MatrixView(gradient, transposed: true), MatrixView(x.rows(range)), into: MatrixView(headGradient),
+                accumulate: range.lowerBound > 0)
+        }
+    }
+
+    /// The loss, recorded. All blocks have run.
+    func loss(_ value: Double) -> Tensor {
+        record([Tensor([Float(value)], shape: [1])], from: edges) { [inputGradient, headGradient, operations] in
+            guard let factor = $0[0]?.floats[0] else { return }
+            for (input, gradient) in [inputGradient, headGradient].enumerated() {
+                guard let gradient else { continue }
+                if factor != 1 { operations.backend.scale(gradient, by: factor) }
+                $1.give(gradient, to: input)
+            }
+        }[0]
     }
 }

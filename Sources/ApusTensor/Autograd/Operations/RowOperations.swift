@@ -100,4 +100,38 @@ extension DifferentiableOperations {
             if let gradient = gradients[0] { sink.pass(gradient.reshaped(original), to: 0) }
         }[0]
     }
+
+    /// Rows of a [rows, width] tensor, in the order asked for; a row may be asked for twice.
+    public func rows(_ x: Tensor, _ indices: [Int]) -> Tensor {
+        let shape = x.shape
+        return record([x.detached().gatheringRows(indices)], from: [x.edge]) { gradients, sink in
+            guard let gradient = gradients[0] else { return }
+            let whole = Tensor(uninitialized: shape)
+            whole.fillWithZeros()
+            // One after the other: equal indices add up.
+            for (place, row) in indices.enumerated() {
+                backend.add(gradient.rows(place..<place + 1), to: whole.rows(row..<row + 1))
+            }
+            sink.give(whole, to: 0)
+        }[0]
+    }
+
+    /// A scalar that the caller has computed from the elements of tensors, with its gradients.
+    /// - Parameter inputs: what it was computed from, each with the scalar's gradient, float32 of the same shape.
+    public func scalar(_ value: Float, of inputs: [(tensor: Tensor, gradient: Tensor)]) -> Tensor {
+        for input in inputs {
+            precondition(
+                input.gradient.shape == input.tensor.shape && input.gradient.dtype == .f32,
+                "a gradient \(input.gradient.shape) of \(input.tensor.shape)")
+        }
+        let gradientsOfInputs = inputs.map(\.gradient)
+        return record([Tensor([value], shape: [1])], from: inputs.map(\.tensor.edge)) { gradients, sink in
+            guard let factor = gradients[0]?.floats[0] else { return }
+            for (input, gradient) in gradientsOfInputs.enumerated() where sink.wants(input) {
+                let scaled = backend.converted(gradient, to: .f32)
+                if factor != 1 { backend.scale(scaled, by: factor) }
+                sink.give(scaled, to: input)
+            }
+        }[0]
+    }
 }

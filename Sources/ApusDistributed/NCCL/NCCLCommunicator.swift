@@ -1,0 +1,205 @@
+import ApusSynchronization
+import ApusTensor
+import CApusCUDA
+
+#if canImport(Glibc)
+import Glibc
+#elseif canImport(Musl)
+import Musl
+#endif
+
+/// Ranks on GPUs over NCCL, one GPU each. Buffers are memory of this rank's GPU.
+///
+/// NCCL sums bf16 elements in bf16, hop by hop, unlike ``MPICommunicator``.
+///
+/// Unchecked Sendable: NCCL's communicator is made in init and destroyed in deinit; calls on it are made under the lock.
+final class NCCLCommunicator: Communicator, @unchecked Sendable {
+    let rank: Int
+    let size: Int
+    private let stream: CUDAStream
+    private let library: UnsafePointer<apus_nccl>
+    private let handle: apus_nccl_comm
+    private let calls = Locked(())
+    private let counted = Locked(CommunicationTraffic())
+    private let progress: CollectiveProgress
+    private let watch: JobWatch
+    private let timeout: Double
+    /// How parts of this communicator agree on an identity of their own.
+    private let exchange: @Sendable (String) throws(CommunicationError) -> [String]
+
+    /// - Parameters:
+    ///   - stream: where collectives are queued; work that fills their buffers is queued there before, or waited for.
+    ///   - exchange: every rank's text, by rank of the job.
+    ///   - ranks: of the job, in the order of this communicator.
+    init(
+        ranks: [Int], jobRank: Int, stream: CUDAStream, name: UInt64, watch: JobWatch, timeout: Double,
+        exchange: @escaping @Sendable (String) throws(CommunicationError) -> [String]
+    ) throws {
+        guard let rank = ranks.firstIndex(of: jobRank) else {
+            throw CommunicationError.invalid("NCCL", expected: "a rank among \(ranks)", found: "\(jobRank)")
+        }
+        let library = try CUDALibraries.nccl.table()
+        try stream.device.makeCurrent()
+        var id = apus_nccl_unique_id()
+        if rank == 0 { try Self.check(library, "ncclGetUniqueId", library.pointee.ncclGetUniqueId(&id)) }
+        let own = rank == 0 ? withUnsafeBytes(of: &id) { $0.map { "\($0)" }.joined(separator: ",") } : ""
+        let texts = try exchange(own)
+        let bytes = texts[ranks[0]].split(separator: ",").compactMap { UInt8($0) }
+        guard bytes.count == MemoryLayout<apus_nccl_unique_id>.size else {
+            throw CommunicationError.launch("NCCL: rank \(ranks[0]) gave no identity")
+        }
+        withUnsafeMutableBytes(of: &id) { $0.copyBytes(from: bytes) }
+        var handle: apus_nccl_comm?
+        try Self.check(
+            library, "ncclCommInitRank",
+            library.pointee.ncclCommInitRank(&handle, Int32(ranks.count), id, Int32(rank)))
+        self.rank = rank
+        self.size = ranks.count
+        self.stream = stream
+        self.library = library
+        self.handle = handle!
+        self.watch = watch
+        self.timeout = timeout
+        self.exchange = exchange
+        jobRanks = ranks
+        progress = CollectiveProgress(name: name)
+        watch.add(progress)
+    }
+
+    private let jobRanks: [Int]
+
+    deinit { _ = library.pointee.ncclCommDestroy(handle) }
+
+    var traffic: CommunicationTraffic { counted.withLock { $0 } }
+
+    func run(_ collective: Collective) throws(CommunicationError) { try start(collective).wait() }
+
+    func start(_ collective: Collective) throws(CommunicationError) -> any PendingCollective {
+        try collective.validate(rank: rank, size: size)
+        counted.withLock { $0.add(collective) }
+        progress.begin(collective.kind)
+        do {
+            try stream.device.makeCurrent()
+            let code = calls.withLock { _ in queue(collective) }
+            try Self.check(library, "NCCL's \(collective.kind.rawValue)", code)
+            let mark = try CUDAEvent(device: stream.device, timing: false)
+            try mark.record(on: stream)
+            return Pending(communicator: self, kind: collective.kind, mark: mark)
+        } catch let error as CommunicationError {
+            throw error
+        } catch {
+            throw .call(collective.kind.rawValue, reason: "\(error)")
+        }
+    }
+
+    private func queue(_ collective: Collective) -> Int32 {
+        let nccl = library.pointee
+        switch collective {
+        case .allReduce(let buffer, let reduction):
+            return nccl.ncclAllReduce(
+                buffer.address, buffer.address, buffer.count, buffer.ncclType, reduction.ncclCode, handle,
+                stream.handle)
+        case .allGather(let from, let into):
+            return nccl.ncclAllGather(
+                from.address, into.address, from.units, from.ncclType, handle, stream.handle)
+        case .reduceScatter(let from, let into, let reduction):
+            return nccl.ncclReduceScatter(
+                from.address, into.address, into.count, into.ncclType, reduction.ncclCode, handle, stream.handle)
+        case .broadcast(let buffer, let root):
+            return nccl.ncclBroadcast(
+                buffer.address, buffer.address, buffer.units, buffer.ncclType, Int32(root), handle, stream.handle)
+        case .send(let buffer, let other):
+            return nccl.ncclSend(buffer.address, buffer.units, buffer.ncclType, Int32(other), handle, stream.handle)
+        case .receive(let buffer, let other):
+            return nccl.ncclRecv(buffer.address, buffer.units, buffer.ncclType, Int32(other), handle, stream.handle)
+        case .barrier:
+            // NCCL has none: gathering a byte that exists on every GPU would need memory, so the ranks meet on the host.
+            do { _ = try exchange("") } catch { return 2 }
+            return 0
+        }
+    }
+
+    /// Splits by the ranks' colors, which they tell each other; all ranks of the job call it.
+    func split(color: Int, key: Int) throws(CommunicationError) -> any Communicator {
+        let texts = try exchange("\(color) \(key)")
+        var members: [(key: Int, rank: Int)] = []
+        for (jobRank, text) in texts.enumerated() {
+            let fields = text.split(separator: " ").compactMap { Int($0) }
+            if fields.count == 2, fields[0] == color { members.append((fields[1], jobRank)) }
+        }
+        let ranks = members.sorted { ($0.key, $0.rank) < ($1.key, $1.rank) }.map(\.rank)
+        do {
+            return try NCCLCommunicator(
+                ranks: ranks, jobRank: jobRanks[rank], stream: stream, name: progress.nameOfPart(color: color),
+                watch: watch, timeout: timeout, exchange: exchange)
+        } catch let error as CommunicationError {
+            throw error
+        } catch {
+            throw .call("split", reason: "\(error)")
+        }
+    }
+
+    /// Looks whether a collective is over; an error that came meanwhile ends the communicator, so that nothing waits on.
+    fileprivate func wait(_ kind: Collective.Kind, _ mark: CUDAEvent) throws(CommunicationError) {
+        defer { progress.end() }
+        let end = ContinuousClock.now + .seconds(timeout)
+        do {
+            while try !mark.isComplete() {
+                var state: Int32 = 0
+                let code = calls.withLock { _ in library.pointee.ncclCommGetAsyncError(handle, &state) }
+                try Self.check(library, "ncclCommGetAsyncError", code)
+                if Int(state) != APUS_NCCL_IN_PROGRESS { try Self.check(library, "NCCL's \(kind.rawValue)", state) }
+                guard ContinuousClock.now < end else {
+                    throw CommunicationError.timedOut(kind.rawValue, seconds: timeout)
+                }
+                sched_yield()
+            }
+        } catch {
+            _ = calls.withLock { _ in library.pointee.ncclCommAbort(handle) }
+            throw error as? CommunicationError ?? .call(kind.rawValue, reason: "\(error)")
+        }
+    }
+
+    private struct Pending: PendingCollective {
+        let communicator: NCCLCommunicator
+        let kind: Collective.Kind
+        let mark: CUDAEvent
+
+        func wait() throws(CommunicationError) { try communicator.wait(kind, mark) }
+    }
+
+    private static func check(
+        _ library: UnsafePointer<apus_nccl>, _ call: String, _ code: Int32
+    ) throws(CommunicationError) {
+        guard Int(code) != APUS_NCCL_SUCCESS else { return }
+        let text = library.pointee.ncclGetErrorString(code).map { String(cString: $0) }
+        throw .call(call, reason: text ?? "error \(code)")
+    }
+}
+
+extension Reduction {
+    fileprivate var ncclCode: Int32 { Int32(self == .sum ? APUS_NCCL_SUM : APUS_NCCL_MAX) }
+}
+
+extension CommunicationBuffer {
+    /// A part of a GPU's memory.
+    public init(_ buffer: CUDABuffer, count: Int, type: DType) {
+        self.init(
+            address: UnsafeMutableRawPointer(bitPattern: UInt(buffer.address))!, count: count, type: type,
+            owner: buffer)
+    }
+
+    /// NCCL's type; what it has no type for moves as bytes.
+    fileprivate var ncclType: Int32 {
+        switch type {
+        case .f32: Int32(APUS_NCCL_FLOAT32)
+        case .f64: Int32(APUS_NCCL_FLOAT64)
+        case .bf16: Int32(APUS_NCCL_BFLOAT16)
+        case .i32: Int32(APUS_NCCL_INT32)
+        case .i64: Int32(APUS_NCCL_INT64)
+        default: Int32(APUS_NCCL_UINT8)
+        }
+    }
+
+    fileprivate var units: Int { Int(ncclType) == APUS_NCCL_UINT8 ? byteCount : count }
+}

@@ -1,0 +1,72 @@
+import ApusAttention
+
+/// What the first rank tells the others that compute a cut model with it.
+///
+/// It alone has requests, plans steps and draws; the others do the work of the decoder, each on its part.
+enum RankCommand: Equatable {
+    /// A sequence's part of a step.
+    struct Table: Equatable {
+        var pages: [Int32]
+        var start: Int
+        var count: Int
+    }
+
+    /// Runs the layers over new tokens.
+    case layers(tokens: [Int32], tables: [Table], isAbsorbed: Bool)
+    /// Rows of the last step's hidden states go through the head.
+    case logits(rows: [Int32])
+    /// Copies a page of the cache.
+    case copyPage(from: Int32, to: Int32)
+    /// Nothing: the first rank is there, and has nothing to do.
+    case idle
+    /// The engine has ended.
+    case stop
+
+    /// Numbers from which ``init(_:)`` makes it again.
+    var numbers: [Int32] {
+        switch self {
+        case .layers(let tokens, let tables, let isAbsorbed):
+            var result: [Int32] = [0, isAbsorbed ? 1 : 0, Int32(tokens.count)] + tokens + [Int32(tables.count)]
+            for table in tables {
+                result += [Int32(table.start), Int32(table.count), Int32(table.pages.count)] + table.pages
+            }
+            return result
+        case .logits(let rows): return [1] + rows
+        case .copyPage(let from, let to): return [2, from, to]
+        case .idle: return [3]
+        case .stop: return [4]
+        }
+    }
+
+    /// Reads ``numbers``; nil where they are something else.
+    init?(_ numbers: [Int32]) {
+        var rest = numbers[...]
+        func next() -> Int? { rest.popFirst().map(Int.init) }
+        func take(_ count: Int) -> [Int32]? {
+            guard count >= 0, rest.count >= count else { return nil }
+            defer { rest = rest.dropFirst(count) }
+            return Array(rest.prefix(count))
+        }
+        switch next() {
+        case 0:
+            guard let absorbed = next(), let count = next(), let tokens = take(count), let tableCount = next() else {
+                return nil
+            }
+            var tables: [Table] = []
+            for _ in 0..<max(tableCount, 0) {
+                guard let start = next(), let count = next(), let pageCount = next(), let pages = take(pageCount) else {
+                    return nil
+                }
+                tables.append(Table(pages: pages, start: start, count: count))
+            }
+            self = .layers(tokens: tokens, tables: tables, isAbsorbed: absorbed == 1)
+        case 1: self = .logits(rows: Array(rest))
+        case 2:
+            guard let pages = take(2) else { return nil }
+            self = .copyPage(from: pages[0], to: pages[1])
+        case 3: self = .idle
+        case 4: self = .stop
+        default: return nil
+        }
+    }
+}

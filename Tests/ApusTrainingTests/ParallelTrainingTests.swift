@@ -1,0 +1,121 @@
+import ApusAttention
+import ApusDistributed
+import ApusModels
+import ApusTensor
+import ApusTraining
+import Testing
+
+/// Training on several ranks (threads here) against one process.
+@Suite struct ParallelTrainingTests {
+    private static func base(_ kvHeads: Int) -> DecoderConfiguration {
+        DecoderConfiguration(
+            architecture: .llama, vocabularySize: 61, hiddenSize: 32, layerCount: 2, queryHeads: 4, kvHeads: kvHeads,
+            headWidth: 8, feedForwardWidth: 48, rotary: RotaryConfiguration(width: 8), maxPositions: 64)
+    }
+
+    private static func latent(_ heads: Int, splits: Bool = false) -> DecoderConfiguration {
+        var configuration = base(4)
+        configuration.rotary = RotaryConfiguration(width: 4)
+        configuration.attention = .latent(
+            LatentConfiguration(
+                latentHeads: heads, latentWidth: 12, rotaryWidth: 4, contentWidth: 8, valueWidth: 8, queryRank: 12,
+                splitsQueryLatent: splits, hasDownBias: true, hasUpBias: true))
+        return configuration
+    }
+
+    static let variants: [String: DecoderConfiguration] = {
+        var tied = base(2)
+        tied.rotary = RotaryConfiguration(width: 4)
+        tied.attention = .tied(rotaryWidth: 4)
+        var qwen = base(2)
+        qwen.queryKeyNorm = true
+        qwen.attentionBias = true
+        qwen.attentionOutputBias = true
+        qwen.tiesEmbeddings = true
+        return [
+            "mha": base(4), "mqa": base(1), "gqa": base(2), "gqa with norms and biases": qwen, "gta": tied,
+            "mla": latent(1), "gla": latent(2), "gla_q": latent(2, splits: true),
+        ]
+    }()
+
+    static let names = variants.keys.sorted()
+
+    /// Sequences of unequal lengths, with targets that do not count.
+    private struct Batches: BatchSource {
+        let evaluationBatches = 3
+
+        func batch(step: Int, part: Int) -> PackedBatch { make(step * 7 + part * 3 + 1) }
+        func evaluationBatch(_ index: Int) -> PackedBatch { make(1000 + index) }
+
+        private func make(_ seed: Int) -> PackedBatch {
+            let starts = [0, 9, 9, 20, 26, 40]
+            // A text that can be learnt: most tokens follow from the one before.
+            var tokens: [Int32] = []
+            for index in 0..<40 { tokens.append(Int32((seed + index * (1 + seed % 2)) % 61)) }
+            let targets = tokens.enumerated().map { $0.offset % 5 == 4 ? -1 : ($0.element + 1) % 61 }
+            return PackedBatch(tokens: tokens, targets: targets, starts: starts)
+        }
+    }
+
+    private static func settings(_ steps: Int) -> Trainer.Settings {
+        Trainer.Settings(
+            steps: steps, optimizer: AdamW.Settings(),
+            schedule: LearningRateSchedule(
+                peak: 3e-3, kind: .cosine, warmupSteps: 2, totalSteps: steps, minRatio: 0.1, decayFraction: 0.2))
+    }
+
+    private struct Layout: Sendable {
+        var replicas: Int
+        var cut: Int
+    }
+
+    private static func losses(_ name: String, _ layout: Layout, steps: Int, checkpointing: Bool = false) throws
+        -> [[Double]]
+    {
+        try ThreadedRanks.run(layout.replicas * layout.cut) { world in
+            let configuration = variants[name]!
+            let operations = DifferentiableOperations(on: CPUBackend(threads: 1))
+            let cut = layout.cut > 1 ? try world.split(color: world.rank / layout.cut, key: world.rank) : nil
+            let replicas = layout.replicas > 1 ? try world.split(color: world.rank % layout.cut, key: world.rank) : nil
+            let model = try TrainableDecoder(
+                initializing: configuration, seed: 5, deviation: 0.2,
+                ranks: cut.map { try TensorParallel(configuration, over: $0) }, on: operations)
+            model.checkpointsLayers = checkpointing
+            let share = replicas.map { BatchShare(of: $0) } ?? .whole
+            let objective = CrossEntropyObjective(model, data: Batches(), accumulation: 2, share: share)
+            let trainer = Trainer(
+                model: model, objective: objective, settings: settings(steps), replicas: replicas)
+            var result: [Double] = []
+            for _ in 0..<steps {
+                let report = try trainer.makeStep(objective.microBatches(step: trainer.step))
+                result += [report.loss, report.gradientNorm]
+            }
+            result.append(try objective.evaluate()?.score ?? 0)
+            return result
+        }
+    }
+
+    private static func check(_ name: String, _ layout: Layout, checkpointing: Bool = false) throws {
+        let steps = 50
+        let alone = try losses(name, Layout(replicas: 1, cut: 1), steps: steps)[0]
+        let ranks = try losses(name, layout, steps: steps, checkpointing: checkpointing)
+        #expect(alone[2 * steps - 2] < 0.7 * alone[0], "nothing was learnt: \(alone[0]) to \(alone[2 * steps - 2])")
+        for rank in ranks {
+            for (found, expected) in zip(rank, alone) { #expect(abs(found - expected) <= 1e-3 * max(1, abs(expected))) }
+        }
+    }
+
+    @Test(arguments: names) func replicasLearnWhatOneProcessLearns(_ name: String) throws {
+        try Self.check(name, Layout(replicas: 2, cut: 1))
+    }
+
+    @Test(arguments: names, [2, 4]) func ranksOfOneModelLearnWhatOneProcessLearns(_ name: String, _ ranks: Int) throws {
+        try Self.check(name, Layout(replicas: 1, cut: ranks))
+    }
+
+    @Test(arguments: ["gqa", "mla", "gla"]) func replicasOfCutModelsLearnTheSame(_ name: String) throws {
+        try Self.check(name, Layout(replicas: 2, cut: 2))
+        try Self.check(name, Layout(replicas: 3, cut: 1), checkpointing: true)
+        try Self.check(name, Layout(replicas: 1, cut: 2), checkpointing: true)
+    }
+}
