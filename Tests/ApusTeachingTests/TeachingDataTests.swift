@@ -44,6 +44,9 @@ import Testing
             prompt: RewardPrompt(.messages([.user("Hi")])), chosen: "Hello", rejected: "No")
         let sky = PreferencePair(prompt: RewardPrompt(.text("The sky is")), chosen: " blue.", rejected: " green.")
         #expect(try PreferencePair.read(path) == [sky, sky, hello, hello, hello])
+        try #"{"prompt": "a", "chosen": "b", "rejected": "c", "margin": 0.5}"#.write(
+            toFile: path, atomically: true, encoding: .utf8)
+        #expect(try PreferencePair.read(path).map(\.margin) == [0.5])
     }
 
     @Test(arguments: [
@@ -52,6 +55,8 @@ import Testing
         #"{"prompt": "", "chosen": "b", "rejected": "c"}"#, #"not json"#,
         #"{"chosen": [{"role": "user", "content": "Hi"}], "rejected": [{"role": "user", "content": "Ho"}]}"#,
         #"{"prompt": "a", "chosen": "b", "rejected": [{"role": "assistant", "content": "c"}]}"#,
+        #"{"prompt": [{"role": "robot", "content": "Hi"}], "chosen": "b", "rejected": "c"}"#,
+        #"{"prompt": "a", "chosen": "b", "rejected": "c", "margin": "large"}"#,
     ])
     func badPreferencesNameTheirLine(_ row: String) throws {
         let path = try file([#"{"prompt": "a", "chosen": "b", "rejected": "c"}"#, row])

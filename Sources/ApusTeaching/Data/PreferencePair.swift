@@ -8,16 +8,19 @@ public struct PreferencePair: Sendable, Equatable {
     public var chosen: String
     /// The worse answer.
     public var rejected: String
+    /// By how much the better one is better, at least; 0 where the data do not say.
+    public var margin: Double
 
     /// A pair from its parts.
-    public init(prompt: RewardPrompt, chosen: String, rejected: String) {
+    public init(prompt: RewardPrompt, chosen: String, rejected: String, margin: Double = 0) {
         self.prompt = prompt
         self.chosen = chosen
         self.rejected = rejected
+        self.margin = margin
     }
 
     /// Reads pairs from JSON Lines in TRL's formats, plain or compressed: `prompt` with `chosen` and `rejected`, or the prompt
-    /// as what both sides begin with; each of them text or messages.
+    /// as what both sides begin with; each of them text or messages. A number `margin` may stand beside them.
     /// - Throws: ``TeachingDataError`` with file and line: a member missing, equal sides, a conversation that does not end
     ///   with an answer; `TextDataError`.
     public static func read(_ file: String) throws -> [PreferencePair] {
@@ -31,6 +34,11 @@ public struct PreferencePair: Sendable, Equatable {
 
     init(_ node: JSONNode) throws(JSONError) {
         let (chosen, rejected) = (try node.child("chosen"), try node.child("rejected"))
+        margin = 0
+        if let given = try node.optional("margin") {
+            margin = try given.double()
+            guard margin.isFinite else { throw given.error(expected: "a finite number") }
+        }
         let prompt = try node.optional("prompt")
         switch (chosen.value.stringValue, rejected.value.stringValue) {
         case (let chosenText?, let rejectedText?):
@@ -74,7 +82,7 @@ public struct PreferencePair: Sendable, Equatable {
 
     private static func messages(_ node: JSONNode) throws(JSONError) -> [ChatMessage] {
         var messages: [ChatMessage] = []
-        for element in try node.elements() { messages.append(try ChatMessage(element)) }
+        for element in try node.elements() { messages.append(try RewardPrompt.message(element)) }
         guard messages.last?.role == "assistant" else {
             throw node.error(expected: "messages whose last one is the assistant's")
         }

@@ -44,11 +44,20 @@ public enum TeachingDataError: Error, Equatable, CustomStringConvertible {
     case row(file: String, line: Int, problem: String)
     /// A file without rows.
     case empty(file: String, expected: String)
+    /// Files with fewer pairs than a mix needs.
+    case tooFew(files: [String], expected: Int, found: Int)
+    /// Pairs of which none is short enough.
+    case tooLong(files: [String], longest: Int)
 
     /// One sentence for people.
     public var description: String {
         switch self {
         case .row(let file, let line, let problem): "\(file), line \(line): \(problem)"
+        case .tooFew(let files, let expected, let found):
+            "\(files.joined(separator: ", ")): expected at least \(expected) preference pairs, found \(found)"
+        case .tooLong(let files, let longest):
+            "\(files.joined(separator: ", ")): expected pairs of which each side has at most \(longest) tokens "
+                + "(data.sequence_length), found none"
         case .empty(let file, let expected): "\(file): expected at least one row with \(expected), found none"
         }
     }
@@ -84,12 +93,23 @@ extension RewardPrompt {
             return .text(text)
         }
         var messages: [ChatMessage] = []
-        for element in try node.elements() { messages.append(try ChatMessage(element)) }
+        for element in try node.elements() { messages.append(try message(element)) }
         while messages.last?.role == "assistant" { messages.removeLast() }
         guard messages.contains(where: { $0.role == "user" }) else {
             throw node.error(expected: "messages with at least one of the user's")
         }
         return .messages(messages)
+    }
+
+    private static let roles = ["system", "user", "assistant", "tool"]
+
+    /// A message of one of the roles that conversations have.
+    static func message(_ node: JSONNode) throws(JSONError) -> ChatMessage {
+        let message = try ChatMessage(node)
+        guard roles.contains(message.role) else {
+            throw try node.child("role").error(expected: "one of \(roles.joined(separator: ", "))")
+        }
+        return message
     }
 }
 

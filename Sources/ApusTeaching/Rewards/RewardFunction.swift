@@ -10,11 +10,13 @@ public protocol RewardFunction: Sendable {
 
 extension RewardFunction {
     /// As ``rewards(of:prompt:)``, and each of them is a finite number.
-    /// - Throws: ``RewardError`` that names the prompt by its index.
+    /// - Throws: ``RewardError`` that names the prompt by its index; `CancellationError` where the reward throws it.
     public func checkedRewards(of outputs: [String], prompt: RewardPrompt, index: Int) throws -> [Double] {
         let values: [Double]
         do {
             values = try rewards(of: outputs, prompt: prompt)
+        } catch let stop as CancellationError {
+            throw stop
         } catch {
             throw RewardError.failed(reward: name, prompt: index, problem: "\(error)")
         }
@@ -43,6 +45,10 @@ public enum RewardError: Error, CustomStringConvertible {
     case pattern(String, problem: String)
     /// A verifier needs an answer that the prompt lacks.
     case noAnswer(verifier: String)
+    /// A text that names no reward.
+    case specification(String, expected: String)
+    /// A process or an endpoint that gave no rewards.
+    case external(String)
 
     /// One sentence for people.
     public var description: String {
@@ -56,6 +62,8 @@ public enum RewardError: Error, CustomStringConvertible {
             "the conversation has \(tokens) tokens, and the reward model reads \(limit) at most"
         case .pattern(let pattern, let problem): "expected a regular expression, found \(pattern): \(problem)"
         case .noAnswer(let verifier): "\(verifier): the prompt has no answer to compare with"
+        case .specification(let text, let expected): "\(text): expected \(expected)"
+        case .external(let problem): problem
         }
     }
 }

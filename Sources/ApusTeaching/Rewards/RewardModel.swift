@@ -9,13 +9,17 @@ import ApusText
 public final class RewardModel: RewardFunction {
     /// The path it was loaded from.
     public let name: String
-    /// Its own tokenizer.
-    public let tokenizer: Tokenizer
-    /// Its own chat template, where it has one.
-    public let chatTemplate: ChatTemplate?
+    /// Writes conversations by its own template and tokenizer.
+    public let encoder: RewardEncoder
+    /// What its rewards are normalised with, where that was stored with it.
+    public let normalization: RewardNormalization?
     /// The network.
     public let scorer: SequenceScorer
-    private let extra: [String: JSONValue]
+
+    /// Its own tokenizer.
+    public var tokenizer: Tokenizer { encoder.tokenizer }
+    /// Its own chat template, where it has one.
+    public var chatTemplate: ChatTemplate? { encoder.chatTemplate }
 
     /// Loads a reward model.
     /// - Parameters:
@@ -30,30 +34,15 @@ public final class RewardModel: RewardFunction {
         case .languageModel: throw RewardError.notARewardModel(path: path, found: "a language-model head")
         }
         name = path
-        tokenizer = try checkpoint.loadTokenizer()
-        chatTemplate = try checkpoint.chatTemplate().map { try ChatTemplate(source: $0) }
+        encoder = RewardEncoder(
+            tokenizer: try checkpoint.loadTokenizer(),
+            chatTemplate: try checkpoint.chatTemplate().map { try ChatTemplate(source: $0) })
+        normalization = try RewardNormalization(folder: path)
         scorer = SequenceScorer(try Decoder(checkpoint: checkpoint, backend: backend), context: context)
-        var extra: [String: JSONValue] = [:]
-        for (key, id) in [("bos_token", tokenizer.namedTokens.bos), ("eos_token", tokenizer.namedTokens.eos)] {
-            guard let id, let spelling = tokenizer.spelling(id) else { continue }
-            extra[key] = .string(String(decoding: spelling, as: UTF8.self))
-        }
-        self.extra = extra
-    }
-
-    /// The tokens that the model reads: the conversation with the output as the assistant's answer through the chat template,
-    /// or the prompt's text and the output one after the other.
-    public func tokens(_ output: String, prompt: RewardPrompt) throws -> [Int32] {
-        guard let chatTemplate else {
-            return tokenizer.encode(prompt.messages.compactMap { $0.content?.text }.joined(separator: "\n") + output)
-        }
-        let text = try chatTemplate.render(
-            messages: prompt.messages + [.assistant(output)], addGenerationPrompt: false, extra: extra)
-        return tokenizer.encode(text, addSpecialTokens: false, parseSpecialTokens: true)
     }
 
     /// See ``RewardFunction/rewards(of:prompt:)``.
     public func rewards(of outputs: [String], prompt: RewardPrompt) throws -> [Double] {
-        try scorer.scores(try outputs.map { try tokens($0, prompt: prompt) })
+        try scorer.scores(try outputs.map { try encoder.tokens($0, prompt: prompt) })
     }
 }

@@ -30,10 +30,10 @@ public struct PolicySampler: Sendable {
     /// Draws outputs of all prompts.
     /// - Parameters:
     ///   - store: a file that keeps them, prompt by prompt; what it holds already is not drawn again.
-    ///   - progress: called with prompts done and prompts in all.
-    /// - Throws: ``OutputStoreError``, ``PolicySamplingError``, `GenerationError`.
+    ///   - progress: called with prompts done and prompts in all; what it throws ends the drawing.
+    /// - Throws: ``OutputStoreError``, ``PolicySamplingError``, `GenerationError`, what `progress` throws.
     public func outputs(
-        of prompts: [RewardPrompt], store path: String? = nil, progress: (Int, Int) -> Void = { _, _ in }
+        of prompts: [RewardPrompt], store path: String? = nil, progress: (Int, Int) throws -> Void = { _, _ in }
     ) async throws -> PolicyOutputs {
         let tokens = try prompts.map { try Self.tokens($0, engine.model) }
         let store = try path.map { try OutputStore(path: $0, setting: setting(tokens)) }
@@ -52,7 +52,7 @@ public struct PolicySampler: Sendable {
                 outputs[prompt] = drawn
                 try store?.append(prompt: prompt, drawn)
                 result.drawnTokens += drawn.reduce(0) { $0 + $1.tokens }
-                progress(outputs.count, prompts.count)
+                try progress(outputs.count, prompts.count)
                 add()
             }
         }
@@ -87,25 +87,9 @@ public struct PolicySampler: Sendable {
         sampling.seed = plan.seed &+ UInt64(prompt) &* 1_000_003
         let stream = try engine.submit(
             GenerationRequest(id: "prompt \(prompt)", prompt: tokens, sampling: sampling, samples: plan.outputs))
-        var outputs = [PolicyOutputs.Output](
-            repeating: PolicyOutputs.Output(text: "", tokens: 0, isComplete: false), count: plan.outputs)
-        var finished = 0
-        for await event in stream {
-            switch event {
-            case .started, .promptLogprobs: break
-            case .piece(let index, let piece):
-                outputs[index].text += piece.text
-                outputs[index].tokens += piece.tokens.count
-            case .finished(let index, let reason, _):
-                outputs[index].isComplete = reason == .stop
-                finished += 1
-            case .failed(let error): throw PolicySamplingError.failed(prompt: prompt, problem: "\(error)")
-            }
+        return try await stream.rollouts(plan.outputs, prompt: prompt).map {
+            PolicyOutputs.Output(text: $0.text, tokens: $0.tokens.count, isComplete: $0.isComplete)
         }
-        guard finished == plan.outputs else {
-            throw PolicySamplingError.failed(prompt: prompt, problem: "it was cancelled")
-        }
-        return outputs
     }
 }
 
