@@ -203,7 +203,8 @@ def lookup(bench):
         file.flush()
         with bench.apus(*bench.options.lookup_flags.split()) as fast, bench.apus() as plain:
             results = bench.turns(
-                {"lookup": fast, "plain": plain}, lambda server: bench.client(server, "--concurrency", 1, file=file.name))
+                {"lookup": fast, "plain": plain},
+                lambda server: bench.client(server, "--concurrency", 1, "--stop-at-end", file=file.name))
     values = compared(results, "output_throughput", "lookup", "plain")
     values["acceptance"] = statistics.median(turn.get("spec_decode_acceptance_rate", 0) for turn in results["lookup"])
     return [row("prompt lookup, texts copied", "output tokens/s", ">= 1.6", lambda r: r >= 1.6, values)]
@@ -229,7 +230,8 @@ def cpu(bench):
     with bench.apus("--no-prefix-cache") as server:
         bench.client(server, "--requests", 16, "--concurrency", 16)
         results = {"server": [], "engine": []}
-        for turn in range(options.repeats):
+        # One turn's figure follows what else the machine does; the median of many does not.
+        for turn in range(3 * options.repeats):
             for name in ("server", "engine") if turn % 2 == 0 else ("engine", "server"):
                 results[name].append((served if name == "server" else bare)(server))
     values = compared(results, "cpu", "server", "engine")
@@ -265,21 +267,31 @@ def queue(bench):
     with bench.apus("--max-sequences", running) as server:
         model = server.model()
         first = [ask(server, model, 1900) for _ in range(running)]
-        before_rate = drained(first, 4)
-        before = server.resident_bytes()
-        waiting = [ask(server, model, 16) for _ in range(count)]
-        time.sleep(1)
-        rate = drained(first, 4)
-        memory = server.resident_bytes() - before
-        queued = server.counter("num_requests_waiting")
-        for connection in first + waiting:
+        drained(first, 1)
+        # Sequences get slower as they get longer, so each turn stands between two without the queue.
+        alone, queued, memory, ratios = [drained(first, 2)], [], [], []
+        for _ in range(bench.options.repeats):
+            before = server.resident_bytes()
+            waiting = [ask(server, model, 16) for _ in range(count)]
+            time.sleep(0.5)
+            rate = drained(first, 2)
+            memory.append(server.resident_bytes() - before)
+            queued.append(server.counter("num_requests_waiting"))
+            for connection in waiting:
+                connection.close()
+            time.sleep(0.5)
+            alone.append(drained(first, 2))
+            ratios.append(rate / (alone[-1] + alone[-2]) * 2)
+        for connection in first:
             connection.close()
-    if queued < count:
-        raise BenchmarkError(f"expected {count} requests to wait, found {queued:.0f}")
+    if min(queued) < count:
+        raise BenchmarkError(f"expected {count} requests to wait, found {min(queued):.0f}")
+    memory, ratio = max(memory), statistics.median(ratios)
     return [
         {"setting": "256 streams wait", "figure": "more memory, MB", "bar": "<= 60", "ok": memory <= 60e6, "apus": memory / 1e6},
-        {"setting": "256 streams wait", "figure": "tokens/s of the 16 others", "bar": ">= 0.97", "ok": rate / before_rate >= 0.97,
-         "apus": rate, "alone": before_rate, "ratio": rate / before_rate},
+        {"setting": "256 streams wait", "figure": "tokens/s of the 16 others", "bar": ">= 0.97", "ok": ratio >= 0.97,
+         "apus": ratio * statistics.median(alone), "alone": statistics.median(alone), "ratio": ratio,
+         "turns": {"ratio": ratios}},
     ]  # fmt: skip
 
 

@@ -1,6 +1,8 @@
 """The server as applications use it: through the real `openai` client, and through plain HTTP for what a client hides."""
 
 import json
+import shutil
+import struct
 import subprocess
 import tempfile
 import time
@@ -9,9 +11,26 @@ from pathlib import Path
 
 import openai
 
-from serving import Server, in_parallel
+from serving import MODEL, ROOT, Server, in_parallel
+
+REWARD = ROOT / "Tests/Fixtures/models/llama-reward"
 
 FRANCE = [{"role": "user", "content": "What is the capital of France?"}]
+
+
+def safetensors(path):
+    """The matrices of a file as lists of rows."""
+    data = path.read_bytes()
+    size = struct.unpack("<Q", data[:8])[0]
+    result = {}
+    for name, entry in json.loads(data[8:8 + size]).items():
+        if name == "__metadata__":
+            continue
+        rows, columns = entry["shape"]
+        values = struct.unpack_from(f"<{rows * columns}{ {'I64': 'q', 'F32': 'f'}[entry['dtype']] }", data,
+                                    8 + size + entry["data_offsets"][0])  # fmt: skip
+        result[name] = [list(values[row * columns:(row + 1) * columns]) for row in range(rows)]
+    return result
 
 
 class WithServer(unittest.TestCase):
@@ -196,6 +215,49 @@ class OpenAIClient(WithServer):
         with self.assertRaises(openai.NotFoundError) as missing:
             self.client.chat.completions.create(model="another", messages=FRANCE)
         self.assertEqual(missing.exception.code, "model_not_found")
+
+
+class RewardModel(unittest.TestCase):
+    """A model with a score head, behind the API."""
+
+    def test_scores_are_those_of_transformers(self):
+        with tempfile.TemporaryDirectory() as folder:
+            model = Path(folder) / "reward"
+            shutil.copytree(REWARD, model)
+            # The fixture has no tokenizer; its prompts are token ids.
+            vocabulary = {"<unk>": 0, "<s>": 1, "</s>": 2} | {chr(97 + place): 3 + place for place in range(26)}
+            (model / "tokenizer.json").write_text(json.dumps({
+                "version": "1.0", "added_tokens": [], "normalizer": None, "pre_tokenizer": None, "post_processor": None,
+                "decoder": None,
+                "model": {"type": "BPE", "vocab": vocabulary, "merges": [], "unk_token": "<unk>", "fuse_unk": False}}))
+            expected = safetensors(REWARD / "expected.safetensors")
+            tokens, scores = expected["tokens"], expected["scores"]
+            with Server("--precision", "float32", "--cache-type", "f32", model=model) as server:
+                status, answer = server.post("/v1/score", {"input": tokens})
+                self.assertEqual(status, 200, answer)
+                self.assertEqual([row["index"] for row in answer["data"]], list(range(len(tokens))))
+                for row, (score,) in zip(answer["data"], scores):
+                    self.assertAlmostEqual(row["score"], score, delta=1e-5 * max(1, abs(score)))
+                self.assertEqual(answer["usage"]["prompt_tokens"], sum(map(len, tokens)))
+                self.assertEqual(server.post("/v1/score", {"input": "abc"})[0], 200)
+                status, answer = server.post("/v1/completions", {"prompt": "a"})
+                self.assertEqual((status, answer["error"]["param"]), (400, "model"))
+
+
+class DraftModel(unittest.TestCase):
+    def test_a_draft_model_changes_no_greedy_text(self):
+        request = {"prompt": "One two three four", "max_tokens": 40, "temperature": 0, "ignore_eos": True}
+        texts = []
+        for arguments in ((), ("--draft-model", MODEL)):
+            with Server("--precision", "float32", "--cache-type", "f32", "--batch-invariant", *arguments) as server:
+                status, answer = server.post("/v1/completions", request)
+                self.assertEqual(status, 200, answer)
+                texts.append(answer["choices"][0]["text"])
+                if arguments:
+                    drafted = server.metric("apus:spec_decode_num_draft_tokens_total")
+                    self.assertGreater(drafted, 0)
+                    self.assertEqual(server.metric("apus:spec_decode_num_accepted_tokens_total"), drafted)
+        self.assertEqual(texts[0], texts[1])
 
 
 class HarnessContract(WithServer):

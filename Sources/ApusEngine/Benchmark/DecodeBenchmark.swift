@@ -15,6 +15,10 @@ public struct DecodeBenchmark {
         public let batch: Int
         /// Tokens per second of all sequences together, of each repetition.
         public let samples: [Double]
+        /// Bytes that this rank moved between ranks for a token, as they were counted; 0 without ranks.
+        public let communicationBytes: Double
+        /// The same by ``TensorParallel/bytes(tokens:rows:)``.
+        public let expectedCommunicationBytes: Double
 
         /// Median over the repetitions.
         public var tokensPerSecond: Double {
@@ -47,27 +51,60 @@ public struct DecodeBenchmark {
     public func run(repeats: Int) throws -> [Row] {
         var prompts: [Double] = []
         var generations: [Double] = []
+        var moved = (prompt: 0, generation: 0)
         for index in 0...repeats {
-            let (promptSeconds, generationSeconds) = try once()
+            let (promptPart, generationPart) = try once()
             guard index > 0 else { continue }
-            prompts.append(Double(prompt * batch) / promptSeconds)
-            generations.append(Double(generate * batch) / generationSeconds)
+            prompts.append(Double(prompt * batch) / promptPart.seconds)
+            generations.append(Double(generate * batch) / generationPart.seconds)
+            moved = (promptPart.bytes, generationPart.bytes)
         }
         var rows: [Row] = []
-        if prompt > 0 { rows.append(Row(prompt: prompt, generate: 0, batch: batch, samples: prompts)) }
-        if generate > 0 { rows.append(Row(prompt: 0, generate: generate, batch: batch, samples: generations)) }
+        let ranks = decoder.tensorParallel
+        if prompt > 0 {
+            let steps = decoder.prefillSteps(prompt)
+            let expected = steps.enumerated().reduce(0) {
+                $0 + (ranks?.bytes(tokens: $1.element, rows: $1.offset == steps.count - 1 ? 1 : 0) ?? 0)
+            }
+            rows.append(
+                Row(
+                    prompt: prompt, generate: 0, batch: batch, samples: prompts,
+                    communicationBytes: Double(moved.prompt) / Double(prompt * batch),
+                    expectedCommunicationBytes: Double(expected) / Double(prompt)))
+        }
+        if generate > 0 {
+            rows.append(
+                Row(
+                    prompt: 0, generate: generate, batch: batch, samples: generations,
+                    communicationBytes: Double(moved.generation) / Double(generate * batch),
+                    expectedCommunicationBytes: Double(ranks?.bytes(tokens: batch, rows: batch) ?? 0) / Double(batch)))
+        }
         return rows
     }
 
-    private func once() throws -> (Double, Double) {
-        let clock = ContinuousClock()
-        var random = SystemRandomNumberGenerator()
-        let vocabulary = Int32(clamping: decoder.configuration.vocabularySize)
-        func token() -> Int32 { Int32.random(in: 0..<vocabulary, using: &random) }
+    /// One part of a run.
+    private typealias Part = (seconds: Double, bytes: Int)
+
+    private func measure(_ body: () throws -> Void) rethrows -> Part {
+        let before = decoder.tensorParallel?.communicator.traffic.total.bytes ?? 0
+        let time = try ContinuousClock().measure(body)
+        let after = decoder.tensorParallel?.communicator.traffic.total.bytes ?? 0
+        return (time.inSeconds, after - before)
+    }
+
+    private func once() throws -> (prompt: Part, generation: Part) {
+        let random = CounterRandom(seed: 1)
+        var drawn: UInt64 = 0
+        let vocabulary = Double(decoder.configuration.vocabularySize)
+        // All ranks run the same tokens.
+        func token() -> Int32 {
+            drawn += 1
+            return Int32(random.uniform(drawn) * vocabulary)
+        }
         var sequences = (0..<batch).map { _ in cache.makeSequence() }
-        var promptTime = Duration.zero
+        var promptPart: Part = (0, 0)
         if prompt > 0 {
-            promptTime = try clock.measure {
+            promptPart = try measure {
                 for sequence in sequences {
                     var left = prompt
                     for count in decoder.prefillSteps(prompt) {
@@ -83,12 +120,12 @@ public struct DecodeBenchmark {
         if batch == 1 {
             sequences[0] = cache.makeSequence()
         }
-        let generationTime = try clock.measure {
+        let generationPart = try measure {
             for _ in 0..<generate {
                 _ = try decoder.forward(
                     sequences.map { DecoderInput(tokens: [token()], sequence: $0, logits: .last) }, cache: cache)
             }
         }
-        return (promptTime.inSeconds, generationTime.inSeconds)
+        return (promptPart, generationPart)
     }
 }

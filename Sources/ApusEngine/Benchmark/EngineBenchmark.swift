@@ -1,3 +1,4 @@
+import ApusSynchronization
 import ApusModels
 import ApusTensor
 

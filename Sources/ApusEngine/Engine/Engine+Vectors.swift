@@ -1,4 +1,5 @@
 import ApusModels
+import ApusSynchronization
 
 #if canImport(Glibc)
 import Glibc

@@ -1,4 +1,5 @@
 import ApusModels
+import ApusSynchronization
 import ApusTensor
 
 /// Runs many requests on one model at once: continuous batching over a paged cache.
@@ -37,7 +38,13 @@ public final class Engine: Sendable {
         birth = clock.now
         let core = try EngineCore(model, configuration, sizes, shared)
         let handedOver = Handover(core)
-        guard EngineThread.start({ handedOver.core.run() }) else {
+        let shared = shared
+        let started = SystemThread.start {
+            handedOver.core.run()
+            shared.withLock { $0.hasEnded = true }
+            shared.signalAll()
+        }
+        guard started else {
             throw EngineError.step("the system has no thread for the engine")
         }
     }
@@ -98,6 +105,9 @@ public final class Engine: Sendable {
         shared.withLock { $0.phase = .stopped }
         shared.signal()
     }
+
+    /// Waits until the engine has ended after a ``shutdown()``, and told so the other ranks of its model.
+    public func waitUntilEnded() { shared.wait { $0.hasEnded ? () : nil } }
 
     func nextNumber() -> Int {
         shared.withLock { shared in

@@ -17,8 +17,9 @@ public struct EngineConfiguration: Sendable {
     /// running streams less, larger ones compute prompts faster.
     public var stepTokens = 256
     /// Prompt tokens that a step computes at most while sequences decode. Few keep the time between a stream's tokens short:
-    /// 64 tokens add about as much to a step as decoding 16 sequences takes.
-    public var promptTokensBesideDecoding = 64
+    /// 48 tokens at most double a step in which 16 sequences decode. Where prompts gather that would take more than 32 such
+    /// steps, a step takes a 32nd of them.
+    public var promptTokensBesideDecoding = 48
     /// Requests that wait at most.
     public var maxQueuedRequests = 1024
     /// Prompt tokens of all waiting requests at most.
@@ -31,6 +32,8 @@ public struct EngineConfiguration: Sendable {
     public var speculation = Speculation.none
     /// Tokens drafted at once for a sequence at most.
     public var maxDrafts = 7
+    /// Whether as many tokens are drafted as pay, by the measured time of steps; otherwise always ``maxDrafts``.
+    public var adaptsDrafts = true
     /// Whether a request's output is the same to the last bit alone and in any batch, however its prompt is cut and whatever is
     /// found in the prefix cache. Models of float32 and quantised weights with grouped attention are so in any case. Otherwise
     /// it costs: bf16 weights limit a step to the rows whose activations are not rounded (128), and latents (MLA, GLA) are

@@ -9,17 +9,20 @@ extension EngineCore {
 
     /// Runs a planned step, draws what it gives, and tells scheduler and requests.
     func compute(_ plan: StepPlan) throws {
-        for (from, to) in plan.copies { cache.copyPage(from, to: to) }
+        for (from, to) in plan.copies {
+            try commands?.send(.copyPage(from: from, to: to))
+            cache.copyPage(from, to: to)
+        }
         let hidden = try runLayers(plan)
         var first = 0
         for entry in plan.entries {
             let count = entry.count + entry.drafts
             pool(entry, hidden.rows(first..<first + count))
-            reportPrompt(entry, hidden.rows(first..<first + count))
+            try reportPrompt(entry, hidden, first: first)
             first += count
         }
         let draws = makeDraws(plan)
-        draw(draws, hidden)
+        try draw(draws, hidden)
         let now = clock.now
         for draw in draws {
             for sample in draw.samples where !sample.job.hasEnded { take(sample, drafted: draw.drafts.count, now) }
@@ -35,6 +38,12 @@ extension EngineCore {
         }
         let batch = CacheBatch(
             tables: plan.entries.map { ($0.sequence.pages, $0.start, $0.count + $0.drafts) })
+        try commands?.send(
+            .layers(
+                tokens: tokens,
+                tables: plan.entries.map {
+                    RankCommand.Table(pages: $0.sequence.pages, start: $0.start, count: $0.count + $0.drafts)
+                }, isAbsorbed: configuration.isBatchInvariant))
         return try decoder.hiddenStates(
             tokens, batch: batch, cache: cache, latentReading: configuration.isBatchInvariant ? .absorbed : nil)
     }
@@ -65,12 +74,20 @@ extension EngineCore {
         return draws
     }
 
+    /// Logits of rows of a step's hidden states.
+    private func logits(_ hidden: Tensor, rows: [Int]) throws -> Tensor {
+        try commands?.send(.logits(rows: rows.map { Int32($0) }))
+        let isAll = rows.count == hidden.shape[0]
+        let result = decoder.logits(ofHidden: isAll ? hidden : hidden.gatheringRows(rows))
+        try decoder.tensorParallel?.check()
+        return result
+    }
+
     /// Several workers draw, each for the samples of one row.
-    private func draw(_ draws: [Draw], _ hidden: Tensor) {
+    private func draw(_ draws: [Draw], _ hidden: Tensor) throws {
         guard !draws.isEmpty else { return }
         let rows = draws.flatMap { Array($0.rows) }
-        let isAll = rows.count == hidden.shape[0]
-        let logits = decoder.logits(ofHidden: isAll ? hidden : hidden.gatheringRows(rows))
+        let logits = try logits(hidden, rows: rows)
         var starts: [Int] = []
         var start = 0
         for draw in draws {
@@ -118,7 +135,8 @@ extension EngineCore {
     }
 
     /// Log-probabilities of a prompt's tokens from the rows of the tokens before them, a bounded piece at a time.
-    private func reportPrompt(_ entry: StepPlan.Entry, _ hidden: Tensor) {
+    /// - Parameter first: the entry's first row among the step's.
+    private func reportPrompt(_ entry: StepPlan.Entry, _ hidden: Tensor, first: Int) throws {
         guard let job = jobs[entry.sequence.tag], let alternatives = job.request.promptLogprobs else { return }
         let prompt = job.request.prompt
         if job.promptLogprobs.isEmpty { job.promptLogprobs = [SampledToken(token: prompt[0])] }
@@ -128,11 +146,10 @@ extension EngineCore {
         var row = job.promptLogprobs.count - 1
         while row < end {
             let piece = row..<min(row + Self.promptRows, end)
-            let logits = decoder.logits(
-                ofHidden: hidden.rows(piece.lowerBound - entry.start..<piece.upperBound - entry.start))
+            let offset = first - entry.start
+            let logits = try logits(hidden, rows: Array(piece.lowerBound + offset..<piece.upperBound + offset))
             let targets = Array(prompt[piece.lowerBound + 1...piece.upperBound])
-            let logprobs = decoder.backend.logProbabilities(logits, of: targets).map(Double.init)
-            guard logprobs.allSatisfy({ !$0.isNaN }) else {
+            guard let sums = logSums(logits) else {
                 scheduler.forget(entry.sequence)
                 return fail(job, .notFinite(sample: 0, position: 0))
             }
@@ -140,17 +157,37 @@ extension EngineCore {
                 let rows = LogitRows(base: elements.baseAddress!, width: logits.shape[1], count: piece.count)
                 for (index, target) in targets.enumerated() {
                     let row = UnsafeBufferPointer(rows[index])
-                    let logSum = Double(row[Int(target)]) - logprobs[index]
                     let top = Candidates.largest(row, count: alternatives)
                     job.promptLogprobs.append(
                         SampledToken(
-                            token: target, logprob: logprobs[index],
-                            alternatives: top.map { TokenLogprob(token: $0, logprob: Double(row[Int($0)]) - logSum) }))
+                            token: target, logprob: Double(row[Int(target)]) - sums[index],
+                            alternatives: top.map {
+                                TokenLogprob(token: $0, logprob: Double(row[Int($0)]) - sums[index])
+                            }))
                 }
             }
             row = piece.upperBound
         }
         report(job)
+    }
+
+    /// Of each row of logits what a draw subtracts from a logit, so that a token has the same log-probability in a prompt as
+    /// when it was drawn; nil where a row has no largest logit.
+    private func logSums(_ logits: Tensor) -> [Double]? {
+        var sums = [Double](repeating: .nan, count: logits.shape[0])
+        logits.withMutableElements(of: Float.self) { elements in
+            let rows = LogitRows(base: elements.baseAddress!, width: logits.shape[1], count: sums.count)
+            sums.withUnsafeMutableBufferPointer { sums in
+                // Unchecked: each row's sum is written by one worker.
+                nonisolated(unsafe) let sums = sums
+                decoder.backend.concurrently(sums.count) { index in
+                    let row = UnsafeBufferPointer(rows[index])
+                    guard let best = LogitScan.largest(row) else { return }
+                    sums[index] = Exponentials.logSum(row, largest: best.value)
+                }
+            }
+        }
+        return sums.allSatisfy { !$0.isNaN } ? sums : nil
     }
 
     private func report(_ job: Job) {

@@ -1,5 +1,6 @@
 import ApusAttention
 import ApusModels
+import ApusSynchronization
 import ApusTensor
 
 /// What the engine's thread does: takes news, plans a step, computes it, draws, delivers.
@@ -21,6 +22,8 @@ final class EngineCore {
     var recorder = StepRecorder()
     var draftPlanner: DraftPlanner
     let draftModel: DraftModel?
+    /// Tells the other ranks of a cut model what to compute; nil where there are none.
+    let commands: RankCommands?
 
     init(
         _ model: LanguageModel, _ configuration: EngineConfiguration, _ sizes: EngineSizes,
@@ -31,6 +34,7 @@ final class EngineCore {
         self.shared = shared
         context = sizes.context
         decoder = model.decoder
+        commands = decoder.tensorParallel.map { RankCommands(communicator: $0.communicator) }
         cache = try decoder.makeCache(
             pages: sizes.pages, pageSize: configuration.pageSize, type: configuration.cacheType)
         var limits = Scheduler.Limits(
@@ -58,6 +62,8 @@ final class EngineCore {
         }
         for job in jobs.values { fail(job, .shutDown) }
         publish()
+        // Where ranks are gone, the job ends by itself.
+        try? commands?.send(.stop)
         shared.withLock { shared in
             defer { shared.replacement = nil }
             return shared.replacement
@@ -79,7 +85,7 @@ final class EngineCore {
     /// - Returns: false when the engine stops.
     private func takeNews() -> Bool {
         let mayWait = jobs.isEmpty
-        let news = shared.wait { shared -> News? in
+        let news = waitForNews { shared -> News? in
             if mayWait && !shared.hasNews { return nil }
             defer {
                 shared.submitted = []
@@ -99,6 +105,15 @@ final class EngineCore {
             cancel(job)
         }
         return !news.stops
+    }
+
+    /// Waits for news, and meanwhile tells the other ranks of a cut model that this one is there.
+    private func waitForNews(_ body: (inout EngineShared) -> News?) -> News {
+        guard let commands else { return shared.wait(body) }
+        while true {
+            if let news = shared.wait(seconds: RankCommands.idleSeconds, body) { return news }
+            try? commands.send(.idle)
+        }
     }
 
     private func checkDeadlines() {

@@ -8,6 +8,8 @@ struct EngineShared {
         case stopped
     }
 
+    /// Whether the engine's thread has ended.
+    var hasEnded = false
     var phase = Phase.accepting
     var submitted: [Job] = []
     var cancelled: [Int] = []

@@ -7,11 +7,12 @@ extension LanguageModel {
     /// - Parameters:
     ///   - path: a GGUF file, a safetensors file beside its config.json, or a Hugging Face directory.
     ///   - acceptsScoreHead: whether a model with a score head instead of a language-model head will do.
+    ///   - ranks: makes the ranks that the model is cut over, from its checkpoint; nil for a process that takes all of it.
     ///   - progress: called with the share of the work done.
     /// - Throws: ``ModelFileError``, ``TokenizerError``, ``TemplateError``, ``ModelError``.
     public static func load(
         path: String, backend: any Backend = CPUBackend.shared, acceptsScoreHead: Bool = false,
-        progress: (Double) -> Void = { _ in }
+        ranks: (any Checkpoint) throws -> TensorParallel? = { _ in nil }, progress: (Double) -> Void = { _ in }
     ) throws -> LanguageModel {
         let checkpoint = try Checkpoints.open(path)
         if case .score = checkpoint.configuration.head, !acceptsScoreHead {
@@ -23,7 +24,8 @@ extension LanguageModel {
             throw ModelError.vocabularyMismatch(tokenizer: tokenizer.idBound, model: vocabulary)
         }
         let template = try checkpoint.chatTemplate().map { try ChatTemplate(source: $0) }
-        let decoder = try Decoder(checkpoint: checkpoint, backend: backend, progress: progress)
+        let decoder = try Decoder(
+            checkpoint: checkpoint, backend: backend, ranks: try ranks(checkpoint), progress: progress)
         return LanguageModel(
             decoder: decoder, tokenizer: tokenizer, chatTemplate: template,
             samplingDefaults: SamplingParameters(checkpoint.generationDefaults),

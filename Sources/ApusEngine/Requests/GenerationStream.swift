@@ -1,3 +1,5 @@
+import ApusSynchronization
+
 /// The events of one request, for one reader.
 ///
 /// A reader that waits is woken once a step, with all of that step's events. Dropping the stream and its iterators cancels the

@@ -1,3 +1,9 @@
+#if canImport(Glibc)
+import Glibc
+#elseif canImport(Musl)
+import Musl
+#endif
+
 /// Exponentials of many numbers, and sums of many, by vectors: a call of the C library for each would be most of what a draw
 /// from the whole vocabulary costs.
 enum Exponentials {
@@ -21,6 +27,12 @@ enum Exponentials {
             rest = exponential(rest)
             for index in blocks * width..<values.count { target[index] = rest[index % width] }
         }
+    }
+
+    /// The logarithm of the sum of exponentials, given the largest number.
+    static func logSum(_ values: UnsafeBufferPointer<Float>, largest: Float) -> Double {
+        let weights = scaled(values, shift: largest, scale: 1)
+        return Double(largest) + log(weights.withUnsafeBufferPointer { sum($0) })
     }
 
     /// The sum, in double precision.

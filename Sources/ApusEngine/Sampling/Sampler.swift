@@ -97,9 +97,7 @@ public struct Sampler: Sendable {
     /// The logarithm of the sum of exponentials, when log-probabilities are asked for.
     private func logprobBase(_ logits: UnsafeBufferPointer<Float>) throws(SamplingError) -> Double? {
         guard parameters.logprobs != nil else { return nil }
-        let largest = try maximum(logits).value
-        let weights = Exponentials.scaled(logits, shift: largest, scale: 1)
-        return Double(largest) + log(weights.withUnsafeBufferPointer { Exponentials.sum($0) })
+        return Exponentials.logSum(logits, largest: try maximum(logits).value)
     }
 
     private func topAlternatives(_ logits: UnsafeBufferPointer<Float>, logSum: Double) -> [TokenLogprob] {

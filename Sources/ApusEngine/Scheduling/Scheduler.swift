@@ -19,8 +19,11 @@ package struct Scheduler {
         /// Steps of more tokens are less exact; the last token of a prompt then waits for the next step, so that the row its
         /// answer begins with is as exact as those that follow.
         package var exactTokens: Int
-        /// Prompt tokens at most of a step in which others decode, so that prompts hold up nobody's next token for long.
+        /// Prompt tokens of a step in which others decode, so that prompts hold up nobody's next token for long; more where so
+        /// many prompts have gathered that they would take over ``backlogSteps`` steps.
         package var promptTokensBesideDecoding = Int.max
+        /// See ``promptTokensBesideDecoding``.
+        package var backlogSteps = 32
 
         /// Limits. Precondition: a step holds a token of each sequence.
         package init(stepTokens: Int, maxSequences: Int, pages: Int, pageSize: Int, exactTokens: Int = .max) {
@@ -46,14 +49,14 @@ package struct Scheduler {
     /// The sizes it was made with.
     package let limits: Limits
     /// The pages.
-    package private(set) var pool: PagePool
+    package internal(set) var pool: PagePool
     /// Sequences with pages, in order.
     package private(set) var running: [ScheduledSequence] = []
     /// Sequences without, in order.
     package private(set) var waiting: [ScheduledSequence] = []
     /// Counts since the beginning.
     package private(set) var counts = Counts()
-    private var slots = 0
+    var slots = 0
 
     /// A scheduler without sequences.
     package init(_ limits: Limits) {
@@ -76,10 +79,18 @@ package struct Scheduler {
         var plan = StepPlan()
         var budget = limits.stepTokens
         planDecoding(&plan, &budget)
-        if plan.tokens > 0 { budget = min(budget, limits.promptTokensBesideDecoding) }
+        if plan.tokens > 0 {
+            budget = min(budget, max(limits.promptTokensBesideDecoding, backlog / limits.backlogSteps))
+        }
         for sequence in running where budget > 0 && sequence.remaining > 1 { planPrompt(sequence, &plan, &budget) }
         if plan.preempted.isEmpty { admit(&plan, &budget) }
         return plan
+    }
+
+    /// Prompt tokens that are to be computed, of those who run and of those who wait and have a place.
+    private var backlog: Int {
+        let running = running.reduce(0) { $0 + ($1.remaining > 1 ? $1.remaining : 0) }
+        return waiting.prefix(limits.maxSequences - slots).reduce(running) { $0 + $1.tokens.count }
     }
 
     /// Appends tokens that were drawn.
@@ -224,7 +235,7 @@ extension Scheduler {
     }
 
     /// Pages that running sequences will take within a few steps: who begins now must not lose its own to them at once.
-    private var pagesSoonNeeded: Int {
+    var pagesSoonNeeded: Int {
         running.count { $0.pages.count * limits.pageSize - $0.tokens.count < min(limits.pageSize, 16) }
     }
 
@@ -246,7 +257,7 @@ extension Scheduler {
     }
 
     /// Whether the next token falls into a page that others hold too.
-    private func writesToSharedPage(_ sequence: ScheduledSequence) -> Bool {
+    func writesToSharedPage(_ sequence: ScheduledSequence) -> Bool {
         sequence.computed % limits.pageSize != 0
             && pool.holderCount(sequence.pages[sequence.computed / limits.pageSize]) > 1
     }
@@ -267,7 +278,7 @@ extension Scheduler {
         while sequence.pages.count < pool.pages(for: sequence.computed + tokens) { sequence.pages.append(takePage()) }
     }
 
-    private mutating func takePage() -> Int32 {
+    mutating func takePage() -> Int32 {
         guard let page = pool.take() else { preconditionFailure("pages were counted before they were taken") }
         return page
     }

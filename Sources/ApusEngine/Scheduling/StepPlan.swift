@@ -24,6 +24,9 @@ package struct StepPlan {
     /// Sequences that began to run.
     package internal(set) var admitted: [ScheduledSequence] = []
 
+    /// Nothing to compute.
+    package init() {}
+
     /// Tokens to compute.
     package var tokens: Int { entries.reduce(0) { $0 + $1.count + $1.drafts } }
 }

@@ -23,6 +23,13 @@ extension EngineCore {
         return (result, all)
     }
 
+    private func draftCounts(
+        _ candidates: [DraftPlanner.Candidate], base: Int, depthSeconds: Double = 0
+    ) -> [Int] {
+        guard configuration.adaptsDrafts else { return candidates.map(\.limit) }
+        return draftPlanner.counts(candidates, base: base, depthSeconds: depthSeconds)
+    }
+
     private func planLookups() {
         let (decoding, all) = decoding()
         var matches: [(sample: SampleRun, match: NGramIndex.Match)] = []
@@ -31,7 +38,7 @@ extension EngineCore {
             guard let match = sample.drafting.index.match(sample.sequence.tokens, limit: limit) else { continue }
             matches.append((sample, match))
         }
-        let counts = draftPlanner.counts(
+        let counts = draftCounts(
             matches.map { sample, match in
                 .init(acceptance: sample.drafting.lookups[match.size].probability, limit: match.tokens.count)
             }, base: all)
@@ -46,7 +53,7 @@ extension EngineCore {
     private func planModelDrafts() {
         guard let draftModel else { return }
         let (decoding, all) = decoding()
-        let counts = draftPlanner.counts(
+        let counts = draftCounts(
             decoding.map {
                 .init(acceptance: $0.drafting.model.probability, limit: min(configuration.maxDrafts, $0.left - 1))
             }, base: all, depthSeconds: draftModel.depthSeconds)

@@ -22,7 +22,7 @@ public struct Arrivals: Sendable, Equatable {
 
     /// Seconds from the start at which each request is due.
     /// - Throws: ``ServeBenchmarkError/parameter(name:expected:found:)``.
-    func times(_ count: Int, seed: UInt64) throws(ServeBenchmarkError) -> [Double] {
+    package func times(_ count: Int, seed: UInt64) throws(ServeBenchmarkError) -> [Double] {
         for (name, value) in [("rate", rate), ("ramp", finalRate)] {
             if let value, !(value > 0 && value.isFinite) {
                 throw .parameter(name: name, expected: "a number above 0", found: "\(value)")

@@ -39,6 +39,28 @@ public enum Workload: Sendable {
         }
     }
 
+    /// Lengths of the prompt and the output of each request that ``requests(count:from:seed:)`` makes for the same seed; nil
+    /// for a file.
+    /// - Throws: ``ServeBenchmarkError``.
+    public func lengths(
+        count: Int, seed: UInt64
+    ) throws(ServeBenchmarkError) -> [(prompt: Int, output: Int)]? {
+        switch self {
+        case .random(let prompt, let output, let spread):
+            try Self.check("spread", spread >= 0 && spread < 1, "a number in [0, 1)", spread)
+            var random = BenchmarkRandom(seed: seed)
+            return (0..<count).map { _ in
+                let length = random.length(about: prompt, spread)
+                let tokens = random.length(about: output, spread)
+                random.skip(length)
+                return (length, tokens)
+            }
+        case .sharedPrefix(let prefix, _, let prompt, let output):
+            return Array(repeating: (prefix + prompt, output), count: count)
+        case .file: return nil
+        }
+    }
+
     private static func check(
         _ name: String, _ holds: Bool, _ expected: String, _ found: Any
     ) throws(ServeBenchmarkError) {
@@ -89,18 +111,24 @@ public struct PromptSource: Sendable {
 }
 
 /// Random numbers that are a function of a seed: SplitMix64 (Steele, Lea, Flood 2014).
-struct BenchmarkRandom {
+package struct BenchmarkRandom {
+    private static let step: UInt64 = 0x9E37_79B9_7F4A_7C15
     private var state: UInt64
 
-    init(seed: UInt64) { state = seed }
+    /// A sequence of numbers that follows from the seed.
+    package init(seed: UInt64) { state = seed }
 
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
+    /// The next number.
+    package mutating func next() -> UInt64 {
+        state &+= Self.step
         var z = state
         z = (z ^ (z >> 30)) &* 0xBF58_476D_1CE4_E5B9
         z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
         return z ^ (z >> 31)
     }
+
+    /// Passes over `count` numbers.
+    mutating func skip(_ count: Int) { state &+= Self.step &* UInt64(count) }
 
     /// A uniform number in (0, 1].
     mutating func uniform() -> Double { Double((next() >> 11) + 1) * 0x1p-53 }

@@ -13,6 +13,7 @@ import Testing
         var pageSize = 64
         var speculation = Speculation.none
         var cacheTokens: Int?
+        var adaptsDrafts = true
     }
 
     /// Log-probabilities in full show the bits of the logits, not only which is largest.
@@ -24,7 +25,7 @@ import Testing
         configuration.isBatchInvariant = true
         (configuration.stepTokens, configuration.maxSequences) = (setting.stepTokens, setting.maxSequences)
         (configuration.pageSize, configuration.speculation) = (setting.pageSize, setting.speculation)
-        configuration.cacheTokens = setting.cacheTokens
+        (configuration.cacheTokens, configuration.adaptsDrafts) = (setting.cacheTokens, setting.adaptsDrafts)
         let engine = try Engine(model, configuration)
         var parameters = TestModels.greedy(40)
         (parameters.temperature, parameters.logprobs) = (temperature, 2)
@@ -77,13 +78,15 @@ import Testing
         let model = try TestModels.load(name)
         let prompts = (0..<4).map { TestModels.prompt(seed: 40 + $0, count: 30) }
         let plain = try await run(model, prompts, Setting(), temperature: 0)
-        // The model drafts for itself: everything is accepted. Another model: hardly anything is.
+        // The model drafts for itself: all is accepted but what a near tie decides otherwise, since drafting is not
+        // batch-invariant. Another model: hardly anything is. How many drafts pay depends on the clock, so it is not asked.
         for draft in [model, try TestModels.load("qwen3")] where draft.decoder.outputWidth == model.decoder.outputWidth
         {
-            let drafted = try await run(model, prompts, Setting(speculation: .draftModel(draft)), temperature: 0)
+            let drafted = try await run(
+                model, prompts, Setting(speculation: .draftModel(draft), adaptsDrafts: false), temperature: 0)
             #expect(drafted.0 == plain.0)
             #expect(drafted.1.draftedTokens > 0)
-            if draft === model { #expect(drafted.1.acceptedTokens == drafted.1.draftedTokens) }
+            if draft === model { #expect(drafted.1.acceptedTokens * 10 >= drafted.1.draftedTokens * 8) }
         }
     }
 }

@@ -143,15 +143,23 @@ import Testing
     }
 
     @Test func theQueueIsBounded() async throws {
+        // The engine stands still at its first delivery, so that the first request runs for as long as the others wait.
+        let gate = DispatchSemaphore(value: 0)
         let engine = try engine {
             ($0.maxSequences, $0.maxQueuedRequests, $0.maxQueuedTokens) = (1, 2, 50)
+            $0.deliver = { deliveries in
+                gate.wait()
+                gate.signal()
+                deliveries()
+            }
         }
         let long = GenerationRequest(prompt: [1], sampling: TestModels.greedy(255))
         let running = try engine.submit(long)
-        for await event in running { if case .piece = event { break } }
+        while engine.metrics().running == 0 { try await Task.sleep(for: .milliseconds(1)) }
         let streams = try (0..<2).map { _ in try engine.submit(long) }
         #expect(throws: EngineError.queueFull(requests: 2, limit: 2)) { try engine.submit(long) }
         #expect(engine.metrics().refused == 1)
+        gate.signal()
         for stream in streams { stream.cancel() }
         running.cancel()
         await engine.drain()
