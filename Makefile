@@ -18,7 +18,7 @@ override PROMPT := $(if $(value PROMPT),$(value PROMPT),Why is the sky blue?)
 export PROMPT
 PORT ?= 8000
 
-.PHONY: help run chat train compare build model libraries test lint swift-test script-test command-test sanitize fuzz bench clean
+.PHONY: help run chat train compare teach build model libraries test lint swift-test script-test command-test sanitize fuzz bench clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,21 +54,25 @@ train: build  ## train a small GLA model on the shipped books for about a minute
 compare: build  ## train the six attention variants on the shipped books and draw them side by side
 	@$(APUS) compare Examples/recipes/compare.yaml
 
+teach: build  ## train small reward models on the shipped preferences, and measure which of them teaches a small policy best
+	@$(APUS) reproduce reward-teaching --quick
+
 test: lint script-test command-test swift-test  ## lint, build and run every test
 
 lint:  ## check the format of the Swift sources
 	$(SWIFT) format lint --strict --parallel --recursive Sources Tests Package.swift
 
-script-test:  ## check and test the scripts
+script-test: $(CLIENTS)  ## check and test the scripts, and GPU kernels on a CPU
 	@Scripts/system_libraries.sh $(LIBRARIES_STAMP) test
-	shellcheck Scripts/*.sh Fuzz/*.sh .ci/run
+	shellcheck Scripts/*.sh Fuzz/*.sh .ci/run deploy/slurm/*.sbatch
 	$(PYTHON) -m unittest discover -s Tests/Scripts -v
+	PYTHONPATH="$(CLIENTS)" $(PYTHON) -m unittest discover -s Tests/Emulation -v
 
 command-test: build $(CLIENTS)  ## build and run the tests of the command line
 	model=$$($(PYTHON) Scripts/fetch_model.py) && APUS_TEST_MODEL="$$model" PYTHONPATH="$(CLIENTS)" \
 	    $(PYTHON) -m unittest discover -s Tests/Commands -v
 
-# The clients that the server is tested with, apart from the system's packages.
+# What tests use, the server's clients among it, apart from the system's packages.
 $(CLIENTS): Tests/Commands/requirements.txt
 	@rm -rf $@
 	@$(PYTHON) -m pip install -q --disable-pip-version-check --root-user-action ignore --target $@ -r $< 2>/dev/null

@@ -26,6 +26,7 @@ struct Apus: AsyncParsableCommand {
             Train.self,
             Compare.self,
             Reward.self,
+            Reproduce.self,
             Bench.self,
             Check.self,
             Doctor.self,

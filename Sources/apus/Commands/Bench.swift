@@ -7,7 +7,10 @@ import ArgumentParser
 struct Bench: ParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Measure speed.",
-        subcommands: [BenchDecode.self, BenchEngine.self, BenchServe.self, BenchTrain.self, BenchAttention.self])
+        subcommands: [
+            BenchDecode.self, BenchEngine.self, BenchServe.self, BenchSteps.self, BenchTrain.self,
+            BenchAttention.self,
+        ])
 }
 
 /// `apus bench decode`: prefill and generation speed of a model.
@@ -22,6 +25,7 @@ struct BenchDecode: ParsableCommand {
             EXAMPLES:
               apus bench decode model.gguf --threads 2 --prompt 512 --generate 128
               apus bench decode model.gguf --threads 2 --prompt 128 --generate 128 --batch 16 --json
+              mpirun -n 2 apus bench decode ./model --threads 1 --batch 16 --tensor-parallel 2
             """)
 
     @OptionGroup var model: ModelOptions
@@ -30,6 +34,7 @@ struct BenchDecode: ParsableCommand {
     @Option(help: "Sequences.") var batch = 1
     @Option(help: "Timed runs; the median is printed.") var repeats = 3
     @Flag(help: "Print a JSON array with an object a row.") var json = false
+    @OptionGroup var ranks: RankOptions
 
     func validate() throws {
         for (name, value, least) in [
@@ -39,21 +44,30 @@ struct BenchDecode: ParsableCommand {
         }
     }
 
-    func run() throws {
-        let decoder = try model.loadDecoder()
+    func run() throws { try ranks.run(measure) }
+
+    private func measure(_ context: RankContext) throws {
+        let decoder = try model.loadDecoder(context)
         let benchmark = try DecodeBenchmark(
             decoder, prompt: prompt, generate: generate, batch: batch, cacheType: try model.cacheDType())
         let rows = try benchmark.run(repeats: repeats)
         if json {
-            try Terminal.out(JSONValue.array(rows.map(object)).serialized() + "\n")
+            try context.out(JSONValue.array(rows.map(object)).serialized() + "\n")
             return
         }
-        try Terminal.out("| test | batch | tokens/s | lowest | highest |\n|---|---|---|---|---|\n")
+        try context.out("| test | batch | tokens/s | lowest | highest |\n|---|---|---|---|---|\n")
         for row in rows {
             let test = row.prompt > 0 ? "prompt \(row.prompt)" : "generation \(row.generate)"
-            try Terminal.out(
+            try context.out(
                 "| \(test) | \(row.batch) | \(fixed(row.tokensPerSecond, 2)) | \(fixed(row.samples.min() ?? 0, 2)) "
                     + "| \(fixed(row.samples.max() ?? 0, 2)) |\n")
+        }
+        guard context.isShared else { return }
+        for row in rows {
+            let test = row.prompt > 0 ? "prompt" : "generation"
+            try context.out(
+                "\(test): \(fixed(row.communicationBytes, 1)) bytes a token between ranks, "
+                    + "\(fixed(row.expectedCommunicationBytes, 1)) by the formula\n")
         }
     }
 
@@ -64,6 +78,10 @@ struct BenchDecode: ParsableCommand {
         object["batch"] = .integer(Int64(row.batch))
         object["tokensPerSecond"] = .double(row.tokensPerSecond)
         object["samples"] = .array(row.samples.map { .double($0) })
+        if row.expectedCommunicationBytes > 0 {
+            object["communicationBytesPerToken"] = .double(row.communicationBytes)
+            object["expectedCommunicationBytesPerToken"] = .double(row.expectedCommunicationBytes)
+        }
         return .object(object)
     }
 }

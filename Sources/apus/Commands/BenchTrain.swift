@@ -1,10 +1,11 @@
+import ApusDistributed
 import ApusTensor
 import ApusText
 import ApusTraining
 import ArgumentParser
 
 /// `apus bench train`: speed of training steps.
-struct BenchTrain: ParsableCommand {
+struct BenchTrain: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "train",
         abstract: "Measure whole training steps: forward, backward, clipping, AdamW.",
@@ -15,6 +16,7 @@ struct BenchTrain: ParsableCommand {
               apus bench train --threads 2 model.hidden_size=256 model.layers=6 model.heads=4 model.kv_heads=2 \
             model.feed_forward_width=704 model.vocabulary=4096 data.batch_size=16 data.sequence_length=256
               apus bench train model.attention=gla training.compute=float32 --json
+              mpirun -n 2 apus bench train --threads 1 model.attention=gla
             """)
 
     @Option(help: "Threads; the cores this process may use by default.") var threads: Int?
@@ -27,10 +29,16 @@ struct BenchTrain: ParsableCommand {
         if let threads, threads < 1 { throw ValidationError("--threads: expected at least 1, found \(threads)") }
     }
 
-    func run() throws {
+    func run() async throws { try await Ranks.run(measure) }
+
+    private func measure(_ job: DistributedJob) async throws {
+        let replicas = job.world.size > 1 ? job.world : nil
         // Nothing is read from the path: the tokens are random.
         let recipe = try Recipe.parse("data: {path: none}", name: "settings", overrides: settings)
-        let result = try TrainingBenchmark(recipe, vocabulary: 4096, on: CPUBackend(threads: threads)).run(steps: steps)
+        let benchmark = try TrainingBenchmark(
+            recipe, vocabulary: 4096, replicas: replicas, on: CPUBackend(threads: threads))
+        let result = try await benchmark.run(steps: steps)
+        guard job.world.rank == 0 else { return }
         if json {
             var object = JSONObject()
             object["parameters"] = .integer(Int64(result.parameters))
@@ -38,6 +46,9 @@ struct BenchTrain: ParsableCommand {
             object["tokensPerSecond"] = .double(result.tokensPerSecond)
             object["operationsPerSecond"] = .double(result.operationsPerSecond)
             object["samples"] = .array(result.samples.map { .double($0) })
+            object["stepSeconds"] = .double(result.stepSeconds)
+            if let compute = result.computeSeconds { object["computeSeconds"] = .double(compute) }
+            if let exchange = result.communicationSeconds { object["communicationSeconds"] = .double(exchange) }
             object["peakMemory"] = .integer(Int64(peakMemory()))
             try Terminal.out(JSONValue.object(object).serialized() + "\n")
             return
@@ -51,5 +62,10 @@ struct BenchTrain: ParsableCommand {
             peak memory \(peakMemory() >> 20) MB
 
             """)
+        guard let compute = result.computeSeconds, let exchange = result.communicationSeconds else { return }
+        try Terminal.out(
+            "\(job.world.size) ranks: a step takes \(fixed(result.stepSeconds, 4)) s; without exchanges "
+                + "\(fixed(compute, 4)) s, the exchanges alone \(fixed(exchange, 4)) s: "
+                + "\(fixed(result.stepSeconds / max(compute, exchange), 3)) times the larger\n")
     }
 }

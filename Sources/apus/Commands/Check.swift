@@ -6,7 +6,8 @@ import ArgumentParser
 /// `apus check`: what runs on this machine's GPU, held against slow and exact twins.
 struct Check: ParsableCommand {
     static let configuration = CommandConfiguration(
-        abstract: "Check kernels on this machine's GPU.", subcommands: [CheckAttention.self])
+        abstract: "Check kernels on this machine's GPU, and the connection between ranks.",
+        subcommands: [CheckAttention.self, CheckRanks.self])
 }
 
 extension AttentionCheck.Family: ExpressibleByArgument {}

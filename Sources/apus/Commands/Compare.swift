@@ -3,7 +3,7 @@ import ApusTraining
 import ArgumentParser
 
 /// `apus compare`: the attention variants side by side.
-struct Compare: ParsableCommand {
+struct Compare: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Train the attention variants of a recipe and compare them.",
         discussion: """
@@ -24,7 +24,7 @@ struct Compare: ParsableCommand {
         if let threads, threads < 1 { throw ValidationError("--threads: expected at least 1, found \(threads)") }
     }
 
-    func run() throws {
+    func run() async throws {
         let recipe = try Recipe.read(recipe, overrides: settings)
         let bar = PreparationBar()
         let comparison: Comparison
@@ -46,7 +46,7 @@ struct Compare: ParsableCommand {
             var progress = TrainingProgress(run)
             do {
                 defer { progress.end() }
-                try run.run(shouldStop: { Interrupt.isPending }) { progress.show($0) }
+                try await run.run(shouldStop: { Interrupt.isPending }) { progress.show($0) }
             }
             if Interrupt.isPending {
                 Terminal.error("interrupted; the same command goes on from here\n")

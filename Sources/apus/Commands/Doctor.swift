@@ -19,7 +19,7 @@ struct Doctor: ParsableCommand {
     @Flag(help: "Print one JSON object.")
     var json = false
 
-    @Flag(help: "Do not measure the GPUs.")
+    @Flag(help: "Do not measure the CPU and the GPUs.")
     var quick = false
 
     @Flag(help: "Exercise the GPU runtime on the first GPU instead. Fails when a check does, or without a GPU.")

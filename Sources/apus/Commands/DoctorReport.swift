@@ -21,6 +21,21 @@ struct DoctorReport {
         }
     }
 
+    /// Measured rates of the CPU, or the reasons why there are none.
+    struct CPU {
+        let readBandwidth: Result<Double, any Error>
+        let productRates: [(name: String, rate: Result<Double, any Error>)]
+
+        init() {
+            let measurement = CPUMeasurement()
+            readBandwidth = Result { try measurement.readBandwidth() }
+            productRates = [("f32", DType.f32), ("bf16", .bf16), ("packed", .q8_0)].map { name, dtype in
+                (name, Result { try measurement.productRate(weights: dtype) })
+            }
+        }
+    }
+
+    let cpu: CPU?
     let threads = CPUBackend.shared.threads
     let features = String(cString: apus_cpu_features())
     let instructionSet = String(cString: apus_isa())
@@ -33,6 +48,7 @@ struct DoctorReport {
     let gpus: Result<[GPU], any Error>
 
     init(measure: Bool) {
+        cpu = measure ? CPU() : nil
         gpus = Result {
             guard CUDALibraries.driver.report.status == .loaded else { return [] }
             return try (0..<CUDADevice.count()).map { GPU(device: try CUDADevice.device($0), measure: measure) }
@@ -48,6 +64,13 @@ struct DoctorReport {
         add("features", features)
         add("products", instructionSet)
         add("oneDNN", oneDNN)
+        add("memory", "\(tenths(CPUMeasurement.memoryBytes, of: 1 << 30)) GiB")
+        if let cpu {
+            add("reading", describe(cpu.readBandwidth) { "\(hundredths($0 / 1e9)) GB/s (bf16 weights, one row)" })
+            for (name, rate) in cpu.productRates {
+                add(name, describe(rate) { "\(Int(($0 / 1e9).rounded())) G operations/s (512 rows, 2048 squared)" })
+            }
+        }
         lines.append("CUDA")
         for (name, report) in libraries {
             add(name, report.status == .loaded ? "\(report.versionText), \(report.path)" : report.message)
@@ -82,10 +105,17 @@ struct DoctorReport {
     }
 
     var json: JSONValue {
-        let cpu: JSONValue = [
-            "threads": .integer(Int64(threads)), "features": .string(features),
-            "instructionSet": .string(instructionSet),
+        var members: [(String, JSONValue)] = [
+            ("threads", .integer(Int64(threads))), ("features", .string(features)),
+            ("instructionSet", .string(instructionSet)), ("memoryBytes", .integer(Int64(CPUMeasurement.memoryBytes))),
         ]
+        if let cpu {
+            members.append(("readBytesPerSecond", value(cpu.readBandwidth) { .double($0) }))
+            for (name, rate) in cpu.productRates {
+                members.append((name + "OperationsPerSecond", value(rate) { .double($0) }))
+            }
+        }
+        let cpu = JSONValue.object(JSONObject(members))
         let found = libraries.map { name, report -> (String, JSONValue) in
             (
                 name,
@@ -95,7 +125,7 @@ struct DoctorReport {
                 ]
             )
         }
-        var members: [(String, JSONValue)] = [
+        members = [
             ("cpu", cpu), ("cuda", .object(JSONObject(found))),
             ("kernelFolder", kernelFolder.map { .string($0) } ?? .null),
         ]
@@ -108,13 +138,6 @@ struct DoctorReport {
 
     private func json(_ gpu: GPU) -> JSONValue {
         let device = gpu.device
-        func value<T>(_ result: Result<T, any Error>?, _ convert: (T) -> JSONValue) -> JSONValue {
-            switch result {
-            case nil: .null
-            case .success(let value)?: convert(value)
-            case .failure(let error)?: ["problem": .string("\(error)")]
-            }
-        }
         return [
             "ordinal": .integer(Int64(device.ordinal)), "name": .string(device.name),
             "capability": .string("\(device.capability.major).\(device.capability.minor)"),
@@ -124,6 +147,14 @@ struct DoctorReport {
             "copyBytesPerSecond": value(gpu.copyBandwidth) { .double($0) },
             "bf16OperationsPerSecond": value(gpu.bf16ProductRate) { .double($0) },
         ]
+    }
+
+    private func value<T>(_ result: Result<T, any Error>?, _ convert: (T) -> JSONValue) -> JSONValue {
+        switch result {
+        case nil: .null
+        case .success(let value)?: convert(value)
+        case .failure(let error)?: ["problem": .string("\(error)")]
+        }
     }
 
     private func describe<T>(_ result: Result<T, any Error>, _ text: (T) -> String) -> String {

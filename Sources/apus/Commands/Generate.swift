@@ -16,6 +16,7 @@ struct Generate: ParsableCommand {
               apus generate ./Llama-3.2-1B --raw "Once upon a time" -n 64 --temperature 0.8 --seed 7
               echo "Translate to French: good morning" | apus generate SmolLM2.gguf
               apus generate ./model --tokens 1,2,3 -n 16
+              mpirun -n 2 apus generate ./model "Why is the sky blue?" --tensor-parallel 2
             """)
 
     @OptionGroup var model: ModelOptions
@@ -30,6 +31,7 @@ struct Generate: ParsableCommand {
     @Flag(help: "Print one JSON object with text, tokens, log-probabilities and figures instead of streaming.")
     var json =
         false
+    @OptionGroup var ranks: RankOptions
 
     func validate() throws {
         if tokens != nil && (prompt != nil || system != nil || raw) {
@@ -37,29 +39,33 @@ struct Generate: ParsableCommand {
         }
     }
 
-    func run() throws {
-        if let tokens { return try generate(tokens.ids) }
+    func run() throws { try ranks.run(generate) }
+
+    private func generate(_ context: RankContext) throws {
+        if let tokens { return try generate(tokens.ids, context) }
         let start = ContinuousClock.now
-        let text = try prompt ?? standardInputText()
-        let languageModel = try model.load()
+        // Launchers hand standard input to the first rank alone.
+        let text = try prompt ?? context.shared(standardInputText)
+        let languageModel = try model.load(context)
         let loaded = ContinuousClock.now - start
         let tokens = try languageModel.promptTokens(text, system: system, raw: raw)
-        let session = try TextSession(languageModel, context: context, cacheType: try model.cacheDType())
-        let parameters = try sampling.parameters(defaults: languageModel.samplingDefaults)
-        Interrupt.listen()
+        let session = try TextSession(languageModel, context: self.context, cacheType: try model.cacheDType())
+        let parameters = try parameters(context, defaults: languageModel.samplingDefaults)
+        // Of several ranks each would stop at a token of its own: there the launcher ends them all.
+        if !context.isShared { Interrupt.listen() }
         var writeError: (any Error)?
         let result = try session.generate(tokens, parameters) { piece in
             if !json {
-                do { try Terminal.out(piece.text) } catch { writeError = error }
+                do { try context.out(piece.text) } catch { writeError = error }
             }
             return !Interrupt.isPending && writeError == nil
         }
         if let writeError { throw writeError }
         if json {
-            try Terminal.out(GenerationReport(result, loadSeconds: loaded.inSeconds).json + "\n")
+            try context.out(GenerationReport(result, loadSeconds: loaded.inSeconds).json + "\n")
         } else {
-            try Terminal.out("\n")
-            if !quiet { Terminal.error(GenerationReport(result, loadSeconds: loaded.inSeconds).lines) }
+            try context.out("\n")
+            if !quiet, context.isFirst { Terminal.error(GenerationReport(result, loadSeconds: loaded.inSeconds).lines) }
         }
         if result.finishReason == .cancelled { throw ExitCode(130) }
     }
@@ -67,10 +73,10 @@ struct Generate: ParsableCommand {
 
 extension Generate {
     /// Continues token ids and prints the new ones, as a JSON array.
-    private func generate(_ ids: [Int32]) throws {
-        let decoder = try model.loadDecoder()
-        let session = try DecodeSession(decoder, context: context, cacheType: try model.cacheDType())
-        let parameters = try sampling.parameters()
+    private func generate(_ ids: [Int32], _ context: RankContext) throws {
+        let decoder = try model.loadDecoder(context)
+        let session = try DecodeSession(decoder, context: self.context, cacheType: try model.cacheDType())
+        let parameters = try parameters(context)
         var sampler = try Sampler(parameters, prompt: ids)
         let ends = Set(sampling.ignoreEos ? [] : decoder.configuration.eosTokens)
         var (logits, _) = try session.start(ids)
@@ -81,7 +87,16 @@ extension Generate {
             guard !ends.contains(Int(token)), generated.count < parameters.maxTokens, session.hasRoom else { break }
             logits = try session.append(token)
         }
-        try Terminal.out("\(generated)\n")
+        try context.out("\(generated)\n")
+    }
+
+    /// The parameters, with the seed of the first rank.
+    private func parameters(
+        _ context: RankContext, defaults: SamplingParameters = SamplingParameters()
+    ) throws -> SamplingParameters {
+        var result = try sampling.parameters(defaults: defaults)
+        result.seed = UInt64(try context.shared { "\(result.seed)" }) ?? result.seed
+        return result
     }
 }
 

@@ -21,21 +21,24 @@ struct Logits: ParsableCommand {
     @Flag(help: "Print an array of positions x vocabulary; otherwise the five largest logits of each position.")
     var json =
         false
+    @OptionGroup var ranks: RankOptions
 
-    func run() throws {
-        let decoder = try model.loadDecoder()
+    func run() throws { try ranks.run(print) }
+
+    private func print(_ context: RankContext) throws {
+        let decoder = try model.loadDecoder(context)
         let rows = try decoder.logits(of: tokens.ids, cacheType: try model.cacheDType())
         if json {
             let values = rows.map { row in
                 JSONValue.array(row.map { $0.isFinite ? .double(Double($0)) : .string("\($0)") })
             }
-            try Terminal.out(JSONValue.array(values).serialized() + "\n")
+            try context.out(JSONValue.array(values).serialized() + "\n")
             return
         }
         for (position, row) in rows.enumerated() {
             let top = row.indices.sorted { row[$0] > row[$1] }.prefix(5)
             let text = top.map { "\($0): \(row[$0])" }.joined(separator: "  ")
-            try Terminal.out("\(position)  \(text)\n")
+            try context.out("\(position)  \(text)\n")
         }
     }
 }

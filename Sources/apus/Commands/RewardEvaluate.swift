@@ -22,7 +22,8 @@ struct RewardEvaluate: AsyncParsableCommand {
             question, preferences JSON Lines with prompt, chosen and rejected.
 
             A reward is a Hugging Face directory with a score head of one label, or a verifier: exact, number, \
-            length:WORDS, pattern:EXPRESSION.
+            length:WORDS, pattern:EXPRESSION, process:COMMAND (JSON Lines on its standard input and output), or an \
+            http:// address.
 
             EXAMPLES:
               apus reward evaluate --policy model.gguf --reward rm-a --reward rm-b --prompts prompts.jsonl
@@ -64,8 +65,8 @@ struct RewardEvaluate: AsyncParsableCommand {
         let pairs = try preferences.map { try PreferencePair.read($0) }
         let backend = CPUBackend(threads: threads)
         // Every reward is opened before the policy draws: a wrong path costs no time.
-        let rewards = try rewards.map { try Self.reward($0, backend) }
-        let truth = try groundTruth.map { try Self.reward($0, backend) }
+        let rewards = try rewards.map { try RewardSpecification.reward($0, backend: backend) }
+        let truth = try groundTruth.map { try RewardSpecification.reward($0, backend: backend) }
         try FileManager.default.createDirectory(atPath: output, withIntermediateDirectories: true)
         let drawn = try await draw(prompts, backend)
         let values = try rewards.map { try score($0, prompts, drawn) }
@@ -126,19 +127,5 @@ struct RewardEvaluate: AsyncParsableCommand {
                 of: [pair.chosen, pair.rejected], prompt: pair.prompt, index: index)
             return values[0] - values[1]
         }
-    }
-
-    /// A verifier by its name, or a reward model by its path.
-    private static func reward(_ text: String, _ backend: CPUBackend) throws -> any RewardFunction {
-        if text == "exact" { return ExactAnswer() }
-        if text == "number" { return NumericAnswer() }
-        if text.hasPrefix("pattern:") { return try PatternReward(String(text.dropFirst(8))) }
-        if text.hasPrefix("length:") {
-            guard let words = Int(text.dropFirst(7)), words >= 1 else {
-                throw ValidationError("--reward \(text): expected length:WORDS with at least one word")
-            }
-            return LengthReward(words: words)
-        }
-        return try RewardModel(path: text, backend: backend)
     }
 }

@@ -1,3 +1,4 @@
+import ApusDistributed
 import ApusEngine
 import ApusServer
 import ArgumentParser
@@ -23,9 +24,13 @@ struct Serve: AsyncParsableCommand {
             SIGTERM and SIGINT stop it gracefully: new requests are refused, running ones get --drain-timeout to finish. A \
             second signal ends it at once.
 
+            With --tensor-parallel or --data-parallel this process is a front: it starts the ranks by the launcher, hands them \
+            the requests, and starts them again when they end. /ranks tells how they are.
+
             EXAMPLES:
               apus serve SmolLM2.gguf
               apus serve ./Qwen3-0.6B --host 0.0.0.0 --port 8080 --api-key-file keys.txt --tls-certificate c.pem --tls-key k.pem
+              apus serve ./model --tensor-parallel 2 --data-parallel 2 --launcher "mpirun --bind-to none"
               APUS_API_KEYS=one,two apus serve model.gguf --name my-model --cors-origin https://chat.example
             """)
 
@@ -34,8 +39,16 @@ struct Serve: AsyncParsableCommand {
     @OptionGroup(title: "Engine") var engine: EngineOptions
     @Option(help: "Ask this over the API once the server runs, and print the answer; without a terminal, end after it.")
     var ask: String?
+    @OptionGroup(title: "Ranks") var ranks: FrontOptions
+
+    func validate() throws {
+        guard ranks.isFront || ranks.rankPort != nil else { return }
+        if ask != nil { throw ValidationError("--ask: expected a server without ranks") }
+    }
 
     func run() async throws {
+        if let port = ranks.rankPort { return try await Ranks.run { try await serve($0, port: port) } }
+        if ranks.isFront { return try await serveRanks() }
         let languageModel = try model.load(acceptsScoreHead: true)
         let loop = APIServer.makeEventLoop()
         var sizes = try engine.configuration(for: languageModel, cacheType: try model.cacheDType())
@@ -51,6 +64,38 @@ struct Serve: AsyncParsableCommand {
             // Away from the event loop, which answers.
             Task.detached { Self.ask(ask, APIQuestion(port: port, key: configuration.apiKeys.first), address) }
         }
+    }
+
+    /// The front of the ranks.
+    private func serveRanks() async throws {
+        let configuration = try server.configuration(model: model.model)
+        let loop = APIServer.makeEventLoop()
+        let front = RankFront(
+            groups: ranks.dataParallel, configuration: configuration, logger: server.logger(),
+            command: ranks.command)
+        let scheme = configuration.tls == nil ? "http" : "https"
+        try await front.run(on: loop) { port in
+            try? Terminal.out("serving \(configuration.modelNames[0]) at \(scheme)://\(configuration.host):\(port)\n")
+        }
+    }
+
+    /// One of the ranks: the first has the engine and answers the front, the others compute with it.
+    private func serve(_ job: DistributedJob, port: Int) async throws {
+        let context = RankContext(job: job)
+        let languageModel = try model.load(acceptsScoreHead: true, context)
+        var sizes = try engine.configuration(for: languageModel, cacheType: try model.cacheDType())
+        guard context.isFirst else { return try EngineFollower(languageModel, sizes).run() }
+        let loop = APIServer.makeEventLoop()
+        sizes.deliver = APIServer.delivery(on: loop)
+        let engine = try Engine(languageModel, sizes)
+        var configuration = try server.configuration(model: model.model)
+        configuration.host = "127.0.0.1"
+        configuration.port = port
+        configuration.tls = nil
+        InputWatch.start()
+        try await APIServer(engine: engine, configuration: configuration, logger: server.logger()).run(on: loop)
+        engine.shutdown()
+        engine.waitUntilEnded()
     }
 
     private static func ask(_ text: String, _ question: APIQuestion, _ address: String) {

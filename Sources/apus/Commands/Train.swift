@@ -1,26 +1,25 @@
+import ApusDistributed
+import ApusTeaching
 import ApusTensor
 import ApusTraining
 import ArgumentParser
 
-#if canImport(Glibc)
-import Glibc
-#elseif canImport(Musl)
-import Musl
-#endif
-
 /// `apus train`: a run from a recipe.
-struct Train: ParsableCommand {
+struct Train: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        abstract: "Train a language model from a recipe.",
+        abstract: "Train a language model or a reward model from a recipe.",
         discussion: """
             A recipe is a YAML file (docs/training.md lists its keys); arguments key=value hold over it. The run's folder \
             receives checkpoints in Hugging Face's layout, log.jsonl and TensorBoard's event files. Ctrl-C writes a \
-            checkpoint and exits; --resume goes on from the newest one, with the same losses as an unbroken run.
+            checkpoint and exits; --resume goes on from the newest one, with the same losses as an unbroken run. Started by \
+            mpirun or srun, the ranks share every batch (docs/distributed.md).
 
             EXAMPLES:
               apus train Examples/recipes/gla.yaml
               apus train gla.yaml optimizer.learning_rate=3e-4 training.output=runs/slow
               apus train gla.yaml --resume
+              mpirun -n 2 apus train gla.yaml --threads 1
+              mpirun -n 4 apus train gla.yaml --threads 1 --tensor-parallel 2
             """)
 
     @Argument(help: "The recipe.", completion: .file(extensions: ["yaml", "yml"])) var recipe: String
@@ -28,31 +27,34 @@ struct Train: ParsableCommand {
     @Flag(help: "Go on from the newest checkpoint, if there is one.") var resume = false
     @Flag(help: "Remove the checkpoints of an earlier run in the same folder.") var restart = false
     @Option(help: "Threads; the cores this process may use by default.") var threads: Int?
+    @Option(help: "Ranks that a model is cut over; the other ranks hold copies and share the batches.")
+    var tensorParallel = 1
 
     func validate() throws {
+        if tensorParallel < 1 {
+            throw ValidationError("--tensor-parallel: expected at least 1, found \(tensorParallel)")
+        }
         if resume && restart { throw ValidationError("expected --resume or --restart, found both") }
         if let threads, threads < 1 { throw ValidationError("--threads: expected at least 1, found \(threads)") }
     }
 
-    func run() throws {
+    func run() async throws { try await Ranks.run(train) }
+
+    private func train(_ job: DistributedJob) async throws {
         let recipe = try Recipe.read(recipe, overrides: settings)
-        let bar = PreparationBar()
-        let run: TrainingRun
-        do {
-            defer { bar.end() }
-            run = try TrainingRun(
-                recipe, start: resume ? .resume : restart ? .restart : .fresh, on: CPUBackend(threads: threads)
-            ) { bar.update($0) }
-        }
-        try Terminal.out(introduction(run))
-        for change in try run.changesSinceCheckpoint() {
-            Terminal.error("changed since the checkpoint: \(change)\n")
+        let isFirst = job.world.rank == 0
+        let run = try prepare(recipe, job)
+        if isFirst {
+            try Terminal.out(introduction(run))
+            for change in try run.changesSinceCheckpoint() {
+                Terminal.error("changed since the checkpoint: \(change)\n")
+            }
         }
         Interrupt.listen()
-        var progress = TrainingProgress(run)
+        var progress = isFirst ? TrainingProgress(run) : nil
         do {
-            defer { progress.end() }
-            try run.run(shouldStop: { Interrupt.isPending }) { progress.show($0) }
+            defer { progress?.end() }
+            try await run.run(shouldStop: { Interrupt.isPending }) { progress?.show($0) }
         }
         if Interrupt.isPending {
             Terminal.error("interrupted after step \(run.trainer.step); go on with --resume\n")
@@ -60,13 +62,54 @@ struct Train: ParsableCommand {
         }
     }
 
+    /// The first rank prepares the run's folder before the others look at it.
+    private func prepare(_ recipe: Recipe, _ job: DistributedJob) throws -> TrainingRun {
+        let (world, isFirst) = (job.world, job.world.rank == 0)
+        guard world.size % tensorParallel == 0 else {
+            throw ValidationError(
+                "--tensor-parallel \(tensorParallel): expected a divisor of the \(world.size) ranks that were started")
+        }
+        try job.agree(on: "the recipe", recipe.yaml)
+        // Neighbours share a model.
+        let cut =
+            tensorParallel > 1
+            ? try world.split(color: world.rank / tensorParallel, key: world.rank) : nil
+        let replicas =
+            world.size > tensorParallel
+            ? try world.split(color: world.rank % tensorParallel, key: world.rank) : nil
+        let bar = isFirst ? PreparationBar() : nil
+        defer { bar?.end() }
+        func make() throws -> TrainingRun {
+            try job.during("preparing the run") {
+                try TrainingRun(
+                    recipe, start: resume ? .resume : restart ? .restart : .fresh,
+                    task: TeachingTasks.task(recipe.resolvedTask), replicas: replicas, tensorParallel: cut,
+                    on: CPUBackend(threads: threads)
+                ) { bar?.update($0) }
+            }
+        }
+        if isFirst {
+            let run = try make()
+            try job.world.barrier()
+            try job.agree(on: "the checkpoint to go on from", run.resumedFrom?.path ?? "none")
+            return run
+        }
+        try job.world.barrier()
+        let run = try make()
+        try job.agree(on: "the checkpoint to go on from", run.resumedFrom?.path ?? "none")
+        return run
+    }
+
     private func introduction(_ run: TrainingRun) -> String {
         let parameters = fixed(Double(run.trainer.model.parameterCount) / 1e6, 2)
         let name = run.recipe.model.from ?? run.recipe.model.attentionName
+        var steps = "\(run.trainer.settings.steps) steps"
+        if let replicas = run.trainer.replicas { steps += " by \(replicas.communicator.size) replicas" }
+        if let ranks = run.trainer.model.ranks { steps += ", cut over \(ranks.communicator.size) ranks" }
+        if run.recipe.resolvedTask.isCrossEntropy { steps += " of \(run.recipe.tokensPerStep) tokens" }
         var text =
             "\(name), \(parameters) M parameters, vocabulary \(run.trainer.model.configuration.vocabularySize); "
-            + "\(run.tokenCounts.train) tokens to train on, \(run.tokenCounts.validation) held out; "
-            + "\(run.trainer.settings.steps) steps of \(run.recipe.tokensPerStep) tokens, \(run.recipe.training.compute.rawValue)\n"
+            + "\(run.summary); \(steps), \(run.recipe.training.compute.rawValue)\n"
         for note in run.notes { text += note + "\n" }
         if let entry = run.resumedFrom { text += "going on from \(entry.path)\n" }
         return text
@@ -80,14 +123,14 @@ struct TrainingProgress {
     private let recipe: Recipe
     private let total: Int
     private var shown = ContinuousClock.now
-    private var pending = (tokens: 0, seconds: 0.0)
+    private var pending = (steps: 0, tokens: 0, seconds: 0.0)
 
     init(_ run: TrainingRun) {
         recipe = run.recipe
         total = run.trainer.settings.steps
         let operations = run.trainer.model.operations
         line = StatusLine(
-            tokensPerStep: recipe.tokensPerStep, isTerminal: Terminal.errorIsTerminal,
+            isTerminal: Terminal.errorIsTerminal,
             operationsPerToken: 6 * Double(run.trainer.model.parameterCount),
             peakFlops: recipe.training.peakFlops
                 ?? ProductRate.measure(on: operations.backend, compute: operations.compute)
@@ -97,6 +140,7 @@ struct TrainingProgress {
     mutating func show(_ event: Trainer.Event) {
         switch event {
         case .step(let step):
+            pending.steps += 1
             pending.tokens += step.tokens
             pending.seconds += step.seconds
             let isDue =
@@ -107,17 +151,27 @@ struct TrainingProgress {
             line.update(
                 StatusLine.Figures(
                     step: step.step, of: total, loss: step.loss, learningRate: step.learningRate,
-                    tokens: pending.tokens, seconds: pending.seconds))
-            pending = (0, 0)
-        case .evaluation(let step, let loss, let tokens):
+                    steps: pending.steps, tokens: pending.tokens, seconds: pending.seconds,
+                    metrics: step.metrics.filter(\.isShown)))
+            pending = (0, 0, 0)
+        case .evaluation(let step, let evaluation):
+            let figures = evaluation.metrics.map { metric in
+                "\(metric.name.map { $0 == "_" ? " " : "\($0)" }.joined()) \(fixed(metric.value, 4))"
+            }
             line.note(
-                "step \(step): validation loss \(fixed(loss, 4)), perplexity \(fixed(perplexity(loss), 2)) over \(tokens) tokens"
+                "step \(step): validation \(figures.joined(separator: ", ")) over \(evaluation.count) \(evaluation.unit)"
             )
+            if evaluation.metrics.contains(where: { $0.name == "reward_hacking" && $0.value == 1 }) {
+                line.note(
+                    "step \(step): warning: since the best ground truth the reward has risen while the ground truth has fallen; "
+                        + "the policy learns what the reward gets wrong")
+            }
+        case .best(let step, let path): line.note("step \(step): the best so far, \(path)")
+        case .ended(let step, let best):
+            line.note("step \(step): ends here, since evaluations are no better than that of step \(best)")
         case .checkpoint(let step, let path): line.note("step \(step): wrote \(path)")
         }
     }
 
     mutating func end() { line.end() }
-
-    private func perplexity(_ loss: Double) -> Double { exp(loss) }
 }

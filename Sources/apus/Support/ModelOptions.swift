@@ -35,22 +35,30 @@ struct ModelOptions: ParsableArguments {
     }
 
     /// Loads the network alone: no tokenizer is needed.
-    func loadDecoder() throws -> Decoder {
-        let progress = ProgressLine(label: "loading \(model)")
+    func loadDecoder(_ context: RankContext? = nil) throws -> Decoder {
+        let progress = ProgressLine(label: "loading \(model)", isShown: context?.isFirst ?? true)
         defer { progress.end() }
         let backend = CPUBackend(threads: threads, precision: precision)
-        return try Decoder(checkpoint: try Checkpoints.open(model), backend: backend) { progress.update($0) }
+        let checkpoint = try Checkpoints.open(model)
+        let ranks = try context?.cut(checkpoint)
+        func load() throws -> Decoder {
+            try Decoder(checkpoint: checkpoint, backend: backend, ranks: ranks) { progress.update($0) }
+        }
+        return try context?.loading(load) ?? load()
     }
 
     /// Loads the model, with progress on a terminal.
     /// - Parameter acceptsScoreHead: whether a model that gives scores will do.
-    func load(acceptsScoreHead: Bool = false) throws -> LanguageModel {
-        let progress = ProgressLine(label: "loading \(model)")
+    func load(acceptsScoreHead: Bool = false, _ context: RankContext? = nil) throws -> LanguageModel {
+        let progress = ProgressLine(label: "loading \(model)", isShown: context?.isFirst ?? true)
         defer { progress.end() }
         let backend = CPUBackend(threads: threads, precision: precision)
-        return try LanguageModel.load(path: model, backend: backend, acceptsScoreHead: acceptsScoreHead) {
-            progress.update($0)
+        func load() throws -> LanguageModel {
+            try LanguageModel.load(
+                path: model, backend: backend, acceptsScoreHead: acceptsScoreHead, ranks: { try context?.cut($0) }
+            ) { progress.update($0) }
         }
+        return try context?.loading(load) ?? load()
     }
 }
 
@@ -58,13 +66,17 @@ struct ModelOptions: ParsableArguments {
 /// takes less than half a second.
 final class ProgressLine {
     private let label: String
+    private let isShown: Bool
     private let start = ContinuousClock.now
     private var shown = false
 
-    init(label: String) { self.label = label }
+    init(label: String, isShown: Bool = true) {
+        self.label = label
+        self.isShown = isShown
+    }
 
     func update(_ share: Double) {
-        guard Terminal.errorIsTerminal, ContinuousClock.now - start > .milliseconds(500) else { return }
+        guard isShown, Terminal.errorIsTerminal, ContinuousClock.now - start > .milliseconds(500) else { return }
         shown = true
         Terminal.error("\r\(label): \(Int(share * 100)) %")
     }

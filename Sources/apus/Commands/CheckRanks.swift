@@ -1,0 +1,86 @@
+import ApusDistributed
+import ApusText
+import ArgumentParser
+
+#if canImport(Glibc)
+import Glibc
+#elseif canImport(Musl)
+import Musl
+#endif
+
+/// `apus check ranks`: the connection between ranks.
+struct CheckRanks: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "ranks",
+        abstract: "Check and time the collectives between ranks.",
+        discussion: """
+            Started by mpirun or srun: every collective on every type over odd sizes, against what it must give, then the \
+            time of all-reduces. --fault makes one rank die, stop, come late, or fail, to see how the others take it.
+
+            EXAMPLES:
+              mpirun -n 2 apus check ranks
+              mpirun -n 4 --oversubscribe apus check ranks --json
+              mpirun -n 2 apus check ranks --fault die --rank 1
+            """)
+
+    /// What a rank can do wrong.
+    enum Fault: String, ExpressibleByArgument, CaseIterable {
+        case die, stop, late, fail
+    }
+
+    @Flag(help: "Print a JSON object.") var json = false
+    @Option(help: "What goes wrong: die, stop, late or fail.") var fault: Fault?
+    @Option(help: "On which rank it goes wrong.") var rank = 0
+
+    func run() throws {
+        try Ranks.run { job in
+            let world = job.world
+            if let fault, world.rank == rank { try make(fault, job) }
+            var check = CommunicationCheck(world)
+            let outcome = try check.run()
+            let half = try world.split(color: world.rank % 2, key: world.rank)
+            var partCheck = CommunicationCheck(half)
+            let part = try partCheck.run()
+            let rows = try CommunicationBenchmark(world).run()
+            let failures = outcome.failures + part.failures
+            if let first = failures.first { job.fail(first) }
+            guard world.rank == 0 else { return }
+            try Terminal.out(json ? object(job, outcome, part, rows) : table(job, outcome, part, rows))
+        }
+    }
+
+    private func make(_ fault: Fault, _ job: DistributedJob) throws {
+        switch fault {
+        case .die: kill(getpid(), SIGKILL)
+        case .stop: kill(getpid(), SIGSTOP)
+        case .late: sleep(3600)
+        case .fail: throw ValidationError("a fault was asked for")
+        }
+    }
+
+    private func table(
+        _ job: DistributedJob, _ outcome: CommunicationCheck.Outcome, _ part: CommunicationCheck.Outcome,
+        _ rows: [CommunicationBenchmark.Row]
+    ) -> String {
+        var text =
+            "\(job.world.size) ranks over \(job.transport): \(outcome.cases) cases as expected, \(part.cases) in halves\n"
+        text += "| all-reduce bytes | microseconds | GB/s |\n|---|---|---|\n"
+        for row in rows {
+            text += "| \(row.bytes) | \(fixed(row.seconds * 1e6, 1)) | \(fixed(row.bytesPerSecond / 1e9, 3)) |\n"
+        }
+        return text
+    }
+
+    private func object(
+        _ job: DistributedJob, _ outcome: CommunicationCheck.Outcome, _ part: CommunicationCheck.Outcome,
+        _ rows: [CommunicationBenchmark.Row]
+    ) -> String {
+        let value: JSONValue = [
+            "ranks": .integer(Int64(job.world.size)), "transport": .string(job.transport),
+            "cases": .integer(Int64(outcome.cases)), "partCases": .integer(Int64(part.cases)),
+            "allReduce": .array(
+                rows.map { ["bytes": .integer(Int64($0.bytes)), "seconds": .double($0.seconds)] }),
+        ]
+        return value.serialized() + "\n"
+    }
+}
