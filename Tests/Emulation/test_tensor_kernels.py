@@ -154,23 +154,26 @@ class TensorKernels(unittest.TestCase):
     # ---- swiglu.cu ----
 
     def test_swiglu(self):
-        for count, shift in [(1, 0), (9, 0), (2048, 0), (1100, 1)]:
-            x, u, d = self.normal(count) * 4, self.normal(count), self.normal(count)
-            if count > 1:
-                x[0] = -200.0
+        for rows, width, gap, shift in [(1, 1, 0, 0), (3, 3, 2, 0), (2, 1024, 0, 0), (5, 220, 4, 1), (4, 64, 64, 0)]:
+            stride = width + gap
+            x, u, d = self.normal(rows, stride) * 4, self.normal(rows, stride), self.normal(rows, width)
+            if width > 1:
+                x[0, 0] = -200.0
             for kind, out_kind in [(F32, F32), (F32, BF16), (BF16, BF16)]:
-                gate, up, out = array(x, kind, shift), array(u, kind, shift), empty(count, out_kind, shift)
-                kernel("swiglu.cu", f"swiglu_forward_{kind}_{out_kind}")(2, 256, gate, up, out, long(count))
-                s = 1 / (1 + np.exp(-values(gate)))
-                self.close(out, values(gate) * s * values(up), out_kind)
+                gate, up, out = array(x, kind, shift), array(u, kind, shift), empty((rows, width), out_kind, shift)
+                kernel("swiglu.cu", f"swiglu_forward_{kind}_{out_kind}")(2, 256, gate, up, out, rows, width, long(stride))
+                g, v = values(gate)[:, :width], values(up)[:, :width]
+                self.close(out, g / (1 + np.exp(-g)) * v, out_kind)
             for kind, d_kind, out_kind in [(F32, F32, F32), (F32, F32, BF16), (BF16, F32, BF16), (BF16, BF16, BF16)]:
                 gate, up, gradient = array(x, kind, shift), array(u, kind, shift), array(d, d_kind, shift)
-                d_gate, d_up = empty(count, out_kind, shift), empty(count, out_kind, shift)
+                d_stride = width + 2 * gap
+                d_gate, d_up = empty((rows, d_stride), out_kind, shift), empty((rows, d_stride), out_kind, shift)
                 kernel("swiglu.cu", f"swiglu_backward_{kind}_{d_kind}_{out_kind}")(
-                    2, 256, gate, up, gradient, d_gate, d_up, long(count))
-                g, s = values(gate), 1 / (1 + np.exp(-values(gate)))
-                self.close(d_gate, values(gradient) * values(up) * s * (1 + g * (1 - s)), out_kind)
-                self.close(d_up, values(gradient) * g * s, out_kind)
+                    2, 256, gate, up, gradient, d_gate, d_up, rows, width, long(stride), long(d_stride))
+                g, v = values(gate)[:, :width], values(up)[:, :width]
+                s = 1 / (1 + np.exp(-g))
+                self.close(d_gate[:, :width], values(gradient) * v * s * (1 + g * (1 - s)), out_kind)
+                self.close(d_up[:, :width], values(gradient) * g * s, out_kind)
 
     # ---- norm.cu ----
 
@@ -233,17 +236,20 @@ class TensorKernels(unittest.TestCase):
             result = base.copy() if in_place else empty((rows, width), F32, shift)
             if in_place:
                 result = array(values(base), F32, shift)
-            partials = empty((blocks, width))
+            partials, narrow = empty((blocks, width)), empty((rows, width), BF16, shift)
             self.twice(
                 lambda seed: run(
-                    blocks, 256, x, weight, inverses, d, result if in_place else NONE, result, partials, rows, width, chunk,
-                    seed=seed), result, partials)
+                    blocks, 256, x, weight, inverses, d, result if in_place else NONE, result, narrow, partials, rows, width,
+                    chunk, seed=seed), result, narrow, partials)
             self.close(result, dx + (values(base) if in_place else 0), factor=factor)
-            total = array(self.normal(width))
-            expected = values(total) + (dy * exact * inverse).sum(0)
-            kernel("reductions.cu", "add_partials")(-(-width // 32), 256, partials, total, blocks, width)
-            self.close(total, expected)
-        run(blocks, 256, x, weight, inverses, d, NONE, result, NONE, rows, width, chunk)
+            self.assertTrue(np.array_equal(narrow, to_bf16(result)))
+            before = self.normal(width)
+            for adds in (1, 0):
+                total = array(before)
+                expected = adds * values(total) + (dy * exact * inverse).sum(0)
+                kernel("reductions.cu", "add_partials")(-(-width // 32), 256, partials, total, blocks, width, adds)
+                self.close(total, expected)
+        run(blocks, 256, x, weight, inverses, d, NONE, result, NONE, NONE, rows, width, chunk)
         self.close(result, dx, factor=factor)
 
     def test_rms_norm_backward(self):
@@ -344,7 +350,7 @@ class TensorKernels(unittest.TestCase):
                     lambda seed: run((-(-columns // 128), chunks, 1), 256, x, rows, columns, long(stride), partials, seed=seed),
                     partials)
                 add = kernel("reductions.cu", "add_partials")
-                self.twice(lambda seed: add(-(-columns // 32), 256, partials, sums, chunks, columns, seed=seed), sums)
+                self.twice(lambda seed: add(-(-columns // 32), 256, partials, sums, chunks, columns, 1, seed=seed), sums)
                 self.close(sums, expected)
 
     def test_sum_of_squares(self):

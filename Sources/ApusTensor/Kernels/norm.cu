@@ -2,7 +2,8 @@
 // inverse = 1 / sqrt(mean(x^2) + epsilon).
 //
 //   forward:  sum = x + addend; y = sum inverse weight; inverse is kept for the backward pass
-//   backward: g = d weight; result = base + inverse (g - x inverse^2 mean(g x)); weight gradient: sums of d x inverse
+//   backward: g = d weight; result = base + inverse (g - x inverse^2 mean(g x)), in bf16 too where there is `narrow`;
+//             weight gradient: sums of d x inverse
 //
 // Forward, every token has `groups` rows with a weight each; x may lie at strides, everything else is [rows][width].
 //
@@ -73,13 +74,13 @@ __device__ __forceinline__ void forward(
 template <int GROUP, typename In, typename Gradient>
 __device__ __forceinline__ void backward(
     const In *x, const float *weight, const float *inverses, const Gradient *gradient, const float *base, float *result,
-    float *partials, int rows, int width, int chunk
+    bf16_bits *narrow, float *partials, int rows, int width, int chunk
 ) {
     __shared__ float warps[THREADS / 32];
     const int lane = threadIdx.x % GROUP, pitch = (width + N - 1) / N * N;
     float *own_x = group_rows<GROUP>(3, pitch), *own_g = own_x + pitch, *sums = own_g + pitch;
     const bool wide = width % N == 0 && aligned(x) && aligned(weight) && aligned(gradient) && aligned(base) &&
-                      aligned(result);
+                      aligned(result) && aligned(narrow);
     for (int i = lane * N; i < width; i += GROUP * N) store_wide(sums + i, {0.0f, 0.0f, 0.0f, 0.0f});
     const int end = min(rows, ((int)blockIdx.x + 1) * chunk);
     for (int row = blockIdx.x * chunk + threadIdx.x / GROUP; row < end; row += THREADS / GROUP) {
@@ -112,6 +113,7 @@ __device__ __forceinline__ void backward(
 #pragma unroll
             for (int j = 0; j < N; ++j) out[j] += inverse * (g[j] - values[j] * slope);
             store(result + start, i, width, wide, out);
+            if (narrow != nullptr) store(narrow + start, i, width, wide, out);
         }
     }
     if (partials == nullptr) return;
@@ -146,8 +148,8 @@ FORWARDS(256)
 #define BACKWARD(NAME, GROUP, IN, GRADIENT)                                                                            \
     extern "C" __global__ void __launch_bounds__(THREADS, 4)                                                              \
         NAME(const IN *x, const float *weight, const float *inverses, const GRADIENT *gradient, const float *base,     \
-             float *result, float *partials, int rows, int width, int chunk) {                                         \
-        backward<GROUP>(x, weight, inverses, gradient, base, result, partials, rows, width, chunk);                    \
+             float *result, bf16_bits *narrow, float *partials, int rows, int width, int chunk) {                      \
+        backward<GROUP>(x, weight, inverses, gradient, base, result, narrow, partials, rows, width, chunk);            \
     }
 #define BACKWARDS(GROUP)                                                                                               \
     BACKWARD(rms_norm_backward_##GROUP##_f32_f32, GROUP, float, float)                                                 \

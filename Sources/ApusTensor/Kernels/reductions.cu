@@ -47,10 +47,10 @@ __device__ __forceinline__ void column_sums(const T *x, int rows, int columns, l
 COLUMN_SUMS(column_sums_f32, float)
 COLUMN_SUMS(column_sums_bf16, bf16_bits)
 
-// sums[column] += the partial sums of that column, in order within each of eight parts, and those in order. 32 columns a
-// block.
+// sums[column] = (where `adds`, +=) the partial sums of that column, in order within each of eight parts, and those in order.
+// 32 columns a block.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    add_partials(const float *partials, float *sums, int count, int columns) {
+    add_partials(const float *partials, float *sums, int count, int columns, int adds) {
     __shared__ float parts[WARPS][32];
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, column = blockIdx.x * 32 + lane;
     const int length = (count + WARPS - 1) / WARPS, begin = warp * length, end = min(count, begin + length);
@@ -62,7 +62,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     parts[warp][lane] = total;
     __syncthreads();
     if (warp != 0 || column >= columns) return;
-    total = sums[column];
+    total = adds ? sums[column] : 0.0f;
     for (int w = 0; w < WARPS; ++w) total += parts[w][lane];
     sums[column] = total;
 }
