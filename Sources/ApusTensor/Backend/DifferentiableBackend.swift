@@ -144,6 +144,17 @@ public struct AdamWStep: Sendable {
         self.gradientScale = gradientScale
         self.step = step
     }
+
+    /// `1 - beta^step`, in float64.
+    func correction(_ beta: Float) -> Float {
+        var (power, base, exponent) = (1.0, Double(beta), step)
+        while exponent > 0 {
+            if exponent & 1 == 1 { power *= base }
+            base *= base
+            exponent >>= 1
+        }
+        return Float(1 - power)
+    }
 }
 
 /// What every row of a packed batch sees in the training form of attention.

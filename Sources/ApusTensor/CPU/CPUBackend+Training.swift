@@ -171,22 +171,11 @@ extension CPUBackend: DifferentiableBackend {
         var parameters = apus_adamw_parameters(
             learning_rate: step.learningRate, beta1: step.beta1, beta2: step.beta2, epsilon: step.epsilon,
             weight_decay: step.weightDecay, gradient_scale: step.gradientScale,
-            correction1: Self.correction(step.beta1, step.step), correction2: Self.correction(step.beta2, step.step))
+            correction1: step.correction(step.beta1), correction2: step.correction(step.beta2))
         apus_adamw(
             pool, Int64(values.count), &parameters, gradient.pointer(as: Float.self), values.pointer(as: Float.self),
             firstMoment.pointer(as: Float.self), secondMoment.pointer(as: Float.self), narrow?.pointer(as: UInt16.self))
         withExtendedLifetime((gradient, values, firstMoment, secondMoment, narrow)) {}
-    }
-
-    /// `1 - beta^step`, in float64.
-    private static func correction(_ beta: Float, _ step: Int) -> Float {
-        var (power, base, exponent) = (1.0, Double(beta), step)
-        while exponent > 0 {
-            if exponent & 1 == 1 { power *= base }
-            base *= base
-            exponent >>= 1
-        }
-        return Float(1 - power)
     }
 
     /// See ``DifferentiableBackend/rotate(_:cosine:sine:isInterleaved:)``.

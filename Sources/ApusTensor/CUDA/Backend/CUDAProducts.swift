@@ -2,21 +2,40 @@ import ApusSynchronization
 import CApusCUDA
 
 /// What an algorithm of a matrix product depends on: sizes, how the matrices lie, types, alignment.
-struct CUDAProductShape: Hashable {
+package struct CUDAProductShape: Hashable, Sendable {
     /// c [m, n] = a [m, k] b [k, n].
-    var m: Int, n: Int, k: Int
+    package var m: Int, n: Int, k: Int
     /// Elements from row to row, as stored.
-    var aStride: Int, bStride: Int, cStride: Int
+    package var aStride: Int, bStride: Int, cStride: Int
     /// Whether what is stored is read the other way round.
-    var aTransposed: Bool, bTransposed: Bool
+    package var aTransposed: Bool, bTransposed: Bool
     /// Of a and b: float32 or bf16.
-    var input: DType
+    package var input: DType
     /// Of c: float32 or bf16.
-    var output: DType
+    package var output: DType
     /// The largest powers of two, up to 256, that addresses of a, b and c are multiples of.
-    var alignments: [UInt32]
+    package var alignments: [UInt32]
 
-    static func alignment(_ address: UInt64) -> UInt32 { UInt32(min(address & (~address &+ 1), 256)) }
+    /// A product of matrices that lie so.
+    package init(
+        m: Int, n: Int, k: Int, aStride: Int, bStride: Int, cStride: Int, aTransposed: Bool, bTransposed: Bool,
+        input: DType, output: DType, alignments: [UInt32]
+    ) {
+        self.m = m
+        self.n = n
+        self.k = k
+        self.aStride = aStride
+        self.bStride = bStride
+        self.cStride = cStride
+        self.aTransposed = aTransposed
+        self.bTransposed = bTransposed
+        self.input = input
+        self.output = output
+        self.alignments = alignments
+    }
+
+    /// What is known of an address for ``alignments``.
+    package static func alignment(_ address: UInt64) -> UInt32 { UInt32(min(address & (~address &+ 1), 256)) }
 
     var description: String {
         "[\(m), \(k)]\(aTransposed ? " (transposed)" : "") x [\(k), \(n)]\(bTransposed ? " (transposed)" : "") of \(input)"
@@ -26,9 +45,9 @@ struct CUDAProductShape: Hashable {
 /// Matrix products by cuBLASLt on one stream. The algorithm of a shape is chosen when it first occurs, and kept.
 ///
 /// Sums are float32. Algorithms that add partial sums in no order are left out, so that results are the same in every run.
-final class CUDAProducts: Sendable {
+package final class CUDAProducts: Sendable {
     /// What an algorithm may use beside: NVIDIA's recommendation for Hopper.
-    static let workspaceBytes = 32 << 20
+    package static let workspaceBytes = 32 << 20
 
     private let stream: CUDAStream
     private let workspaceBytes: Int
@@ -53,7 +72,7 @@ final class CUDAProducts: Sendable {
     }
 
     /// Products on a stream. Throws ``CUDAError/library(_:)`` without cuBLASLt.
-    init(stream: CUDAStream, workspaceBytes: Int = CUDAProducts.workspaceBytes) throws {
+    package init(stream: CUDAStream, workspaceBytes: Int = CUDAProducts.workspaceBytes) throws {
         let functions = try CUDALibraries.cublasLt.table()
         _ = try stream.device.current()
         var handle: apus_cublaslt_handle?
@@ -64,11 +83,11 @@ final class CUDAProducts: Sendable {
     }
 
     /// Chooses the algorithm of a shape, unless that is done.
-    func prepare(_ shape: CUDAProductShape) throws { try state.withLock { _ = try plan(shape, $0) } }
+    package func prepare(_ shape: CUDAProductShape) throws { try state.withLock { _ = try plan(shape, $0) } }
 
     /// Queues c = a b, or c += a b, of matrices at these addresses.
-    func multiply(_ shape: CUDAProductShape, a: UInt64, b: UInt64, c: UInt64, accumulate: Bool) throws {
-        try state.withLock { state in
+    package func multiply(_ shape: CUDAProductShape, a: UInt64, b: UInt64, c: UInt64, accumulate: Bool) throws {
+        let name = try state.withLock { state in
             let plan = try plan(shape, state)
             let workspace = try state.workspace ?? CUDABuffer(byteCount: workspaceBytes, stream: stream)
             state.workspace = workspace
@@ -76,8 +95,9 @@ final class CUDAProducts: Sendable {
             try plan.run(
                 state.handle, a: a, b: b, c: c, accumulate: accumulate,
                 workspace: (workspace.address, workspace.byteCount), stream: stream)
+            return plan.name
         }
-        stream.launched("cublasLtMatmul \(shape.description)")
+        stream.launched(name)
     }
 
     private func plan(_ shape: CUDAProductShape, _ state: State) throws -> CUDAProductPlan {
@@ -90,6 +110,8 @@ final class CUDAProducts: Sendable {
 
 /// The layouts and the algorithm of one shape. Not Sendable: it is used under the lock of its ``CUDAProducts``.
 final class CUDAProductPlan {
+    /// For messages about the stream.
+    let name: String
     private let functions: UnsafePointer<apus_cublaslt>
     private var operation: apus_cublaslt_operation?
     private var layouts: (a: apus_cublaslt_layout?, b: apus_cublaslt_layout?, c: apus_cublaslt_layout?)
@@ -114,6 +136,7 @@ final class CUDAProductPlan {
         workspaceBytes: Int
     ) throws(CUDAError) {
         self.functions = functions
+        name = "cublasLtMatmul \(shape.description)"
         let lt = functions.pointee
         try check(
             "cublasLtMatmulDescCreate",
