@@ -86,6 +86,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) decode(
             release_block(b, taken, lane);
             ++taken;
         } else {
+            __syncwarp();  // nothing else has kept the warp together since it waited for the queries
             if (lane == 0) barrier_arrive(b.query_empty);
             next_piece = following(p.pieces, piece);
 #pragma unroll

@@ -249,10 +249,15 @@ __device__ __forceinline__ void produce(
 #pragma unroll 1
         for (int block = piece.last_block - 1; block >= piece.first_block - 1; --block, --until_queries) {
             if (until_queries == 0) {
-                barrier_wait(b.query_empty, (piece_count & 1) ^ 1);
 #if QUERY_TILES
-                if (thread == 0) load_queries(p, maps.query, piece, tile, b.query, b.query_full);
+                // The other warps would wait for a buffer that may have come and gone twice where pieces are empty.
+                if (thread == 0) {
+                    barrier_wait(b.query_empty, (piece_count & 1) ^ 1);
+                    load_queries(p, maps.query, piece, tile, b.query, b.query_full);
+                }
+                __syncwarp();
 #else
+                barrier_wait(b.query_empty, (piece_count & 1) ^ 1);
                 load_queries(p, piece, tile, b.query, thread, QUERY_THREADS);
                 copies_arrive(b.query_full);
 #endif

@@ -186,6 +186,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) decode_wide(
             accumulate = 1;
             taken += paired ? 2 : 1;
         }
+        __syncwarp();  // in an empty piece nothing else has kept the warp together since it waited for the queries
         if (lane == 0) barrier_arrive(b.query_empty);
         named_sync(4 + warpgroup, 128);
         piece = current[warpgroup];
