@@ -22,9 +22,6 @@ def launcher(name):
 
 
 @unittest.skipUnless(LAUNCHERS, "no mpirun.openmpi or mpirun.mpich (Debian: openmpi-bin, mpich)")
-@unittest.skipUnless(
-    "APUS_TEST_RANK_FAULTS" in os.environ,
-    "faults of ranks are timed, which two cores beside other work do not hold steadily: APUS_TEST_RANK_FAULTS=1 runs them")
 class RankServerTests(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -144,6 +141,11 @@ class RankServerTests(unittest.TestCase):
         self.assertEqual([group["open_requests"] for group in self.groups(server)], [1, 1])
         for stream in streams:
             self.assertIn("data: [DONE]", stream.read().decode())
+        metrics = server.request("GET", "/metrics")[2].decode()
+        finished = [line for line in metrics.splitlines() if line.startswith("apus:generation_tokens_total{")]
+        self.assertEqual(sorted(line.partition(",")[0] for line in finished), [
+            f'apus:generation_tokens_total{{replica="{number}"' for number in range(2)])
+        self.assertTrue(all(float(line.split()[-1]) == 1500 for line in finished), finished)
         os.kill(ranks.processes(server.process.pid)[1], signal.SIGKILL)
         time.sleep(1)
         answers = [server.post("/v1/completions", self.question()) for _ in range(4)]

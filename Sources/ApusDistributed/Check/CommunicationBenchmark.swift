@@ -13,24 +13,39 @@ public struct CommunicationBenchmark {
     }
 
     private let communicator: any Communicator
+    private let stream: CUDAStream?
 
     /// A benchmark of a communicator; all its ranks run it.
-    public init(_ communicator: any Communicator) { self.communicator = communicator }
+    /// - Parameter stream: of the GPU whose memory the communicator takes; nil for memory of the host.
+    public init(_ communicator: any Communicator, stream: CUDAStream? = nil) {
+        self.communicator = communicator
+        self.stream = stream
+    }
 
     /// Times buffers of these sizes.
     public func run(bytes sizes: [Int] = [4, 1 << 10, 48 << 10, 1 << 20, 16 << 20]) throws -> [Row] {
         try sizes.map { bytes in
-            let tensor = Tensor(uninitialized: [bytes / 4])
-            tensor.fillWithZeros()
+            let buffer = try zeros(bytes)
             let repeats = max(min(200, (64 << 20) / bytes), 5)
             var samples: [Double] = []
             for _ in 0..<repeats {
                 try communicator.barrier()
                 let start = ContinuousClock.now
-                try communicator.allReduce(tensor)
+                try communicator.run(.allReduce(buffer, .sum))
                 samples.append(start.duration(to: .now).inWholeSeconds)
             }
             return Row(bytes: bytes, seconds: samples.sorted()[repeats / 2])
         }
+    }
+
+    private func zeros(_ bytes: Int) throws -> CommunicationBuffer {
+        if let stream {
+            let buffer = try CUDABuffer(byteCount: bytes, stream: stream)
+            try stream.fill(buffer, with: 0)
+            return CommunicationBuffer(buffer, count: bytes / 4, type: .f32)
+        }
+        let tensor = Tensor(uninitialized: [bytes / 4])
+        tensor.fillWithZeros()
+        return CommunicationBuffer(tensor)
     }
 }

@@ -68,8 +68,11 @@ public final class DistributedJob: Sendable {
         _ environment: LaunchEnvironment, on processors: Processors = .cpus, version: String, library: String? = nil,
         timeout: Double = defaultTimeout
     ) throws -> DistributedJob {
-        guard environment.isDistributed else { return alone() }
         let watch = JobWatch()
+        guard environment.isDistributed else {
+            guard case .gpu(let stream) = processors else { return alone() }
+            return try onGPUs(environment, stream, nil, runtime: nil, watch, timeout)
+        }
         let job: DistributedJob
         switch (environment.launcher, processors) {
         case (.variables, .cpus):
@@ -80,9 +83,16 @@ public final class DistributedJob: Sendable {
             let link = try linkByVariables(environment, timeout: timeout, watch)
             job = try onGPUs(environment, stream, link, runtime: nil, watch, timeout)
         default:
+            if environment.launcher == .mpich {
+                // How MPICH's mpiexec says that a rank has died; ended by it, no rank could tell which one it was.
+                signal(SIGUSR1, SIG_IGN)
+                // UCX, under MPICH, aborts when it reads the memory of a rank that has died: it is to copy through memory that
+                // both share.
+                setenv("UCX_TLS", "^cma", 0)
+            }
             let library = try MPILibrary(for: environment.launcher, path: library)
-            // How MPICH's mpiexec says that a rank has died; ended by it, no rank could tell which one it was.
-            if environment.launcher == .mpich { signal(SIGUSR1, SIG_IGN) }
+            // Where a library aborts all the same, the thread that watches the ranks says first which one it was, and leaves.
+            signal(SIGABRT) { _ in sleep(10) }
             let runtime = try MPIRuntime(library, timeout: timeout + longestPhase)
             let world = try MPICommunicator(world: runtime, watch: watch)
             guard world.size == environment.size, world.rank == environment.rank else {
@@ -142,14 +152,13 @@ public final class DistributedJob: Sendable {
     }
 
     private static func onGPUs(
-        _ environment: LaunchEnvironment, _ stream: CUDAStream, _ link: JobLink, runtime: MPIRuntime?,
-        _ watch: JobWatch,
-        _ timeout: Double
+        _ environment: LaunchEnvironment, _ stream: CUDAStream, _ link: JobLink?, runtime: MPIRuntime?,
+        _ watch: JobWatch, _ timeout: Double
     ) throws -> DistributedJob {
         let world = try NCCLCommunicator(
             ranks: Array(0..<environment.size), jobRank: environment.rank, stream: stream, name: 2, watch: watch,
             timeout: timeout + longestPhase
-        ) { (text) throws(CommunicationError) in try link.exchange(text) }
+        ) { (text) throws(CommunicationError) in try link?.exchange(text) ?? [text] }
         return DistributedJob(
             environment, world: world, transport: "NCCL", runtime: runtime, link: link, watch: watch)
     }

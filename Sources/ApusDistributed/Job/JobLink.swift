@@ -164,9 +164,9 @@ final class JobLink: Sendable {
         for (peer, time) in heard.sorted(by: { $0.key < $1.key }) where !left.contains(peer) {
             let silence = time.duration(to: now).inWholeSeconds
             if silence > timeout {
-                // A stopped process does not hear that the job ends, and some launchers wait for it.
-                if let peer = peers[peer], peer.isOnThisMachine { kill(peer.process, SIGKILL) }
-                end(reason: "\(name(of: peer)) is silent for \(Int(silence)) s: stopped, or out of reach")
+                end(
+                    reason: "\(name(of: peer)) is silent for \(Int(silence)) s: stopped, or out of reach",
+                    killing: peers[peer])
             }
         }
         guard rank == 0 else { return }
@@ -177,7 +177,8 @@ final class JobLink: Sendable {
         }
     }
 
-    private func end(reason: String) -> Never {
+    /// - Parameter silent: a rank that may be stopped: it does not hear that the job ends, and some launchers wait for it.
+    private func end(reason: String, killing silent: LinkPeer? = nil) -> Never {
         // The first reason counts: what the others do when they hear of it must not replace it.
         let isFirst = state.withLock { state in
             defer { state.hasEnded = true }
@@ -185,6 +186,9 @@ final class JobLink: Sendable {
         }
         guard isFirst else { while true { sleep(60) } }
         Self.tell(reason)
+        // Some launchers lose what a rank wrote just before the job ended.
+        usleep(200_000)
+        if let silent, silent.isOnThisMachine { kill(silent.process, SIGKILL) }
         if rank == 0 { for peer in peers.values { peer.socket.send("end") } }
         _exit(1)
     }

@@ -19,7 +19,9 @@ final class NCCLCommunicator: Communicator, @unchecked Sendable {
     private let stream: CUDAStream
     private let library: UnsafePointer<apus_nccl>
     private let handle: apus_nccl_comm
-    private let calls = Locked(())
+    /// Sends that wait for what comes next: a receive goes with them in one group, so that two ranks that send to each other
+    /// do not wait for each other.
+    private let held = Locked<[(send: Collective, mark: CUDAEvent)]>([])
     private let counted = Locked(CommunicationTraffic())
     private let progress: CollectiveProgress
     private let watch: JobWatch
@@ -80,15 +82,43 @@ final class NCCLCommunicator: Communicator, @unchecked Sendable {
         progress.begin(collective.kind)
         do {
             try stream.device.makeCurrent()
-            let code = calls.withLock { _ in queue(collective) }
-            try Self.check(library, "NCCL's \(collective.kind.rawValue)", code)
             let mark = try CUDAEvent(device: stream.device, timing: false)
-            try mark.record(on: stream)
+            if case .send = collective {
+                held.withLock { $0.append((collective, mark)) }
+            } else {
+                try launch(collective, mark)
+            }
             return Pending(communicator: self, kind: collective.kind, mark: mark)
         } catch let error as CommunicationError {
             throw error
         } catch {
             throw .call(collective.kind.rawValue, reason: "\(error)")
+        }
+    }
+
+    /// Queues the sends that were held back and, behind them or (a receive) with them, a collective.
+    private func launch(_ collective: Collective? = nil, _ mark: CUDAEvent? = nil) throws {
+        try held.withLock { sends in
+            let waiting = sends
+            sends = []
+            var grouped = waiting.map(\.send)
+            var rest = collective
+            if case .receive? = collective, !waiting.isEmpty {
+                grouped.append(collective!)
+                rest = nil
+            }
+            if !grouped.isEmpty {
+                try Self.check(library, "ncclGroupStart", library.pointee.ncclGroupStart())
+                let codes = grouped.map(queue)
+                let end = library.pointee.ncclGroupEnd()
+                for (part, code) in zip(grouped, codes) {
+                    try Self.check(library, "NCCL's \(part.kind.rawValue)", code)
+                }
+                try Self.check(library, "ncclGroupEnd", end)
+                for (_, mark) in waiting { try mark.record(on: stream) }
+            }
+            if let rest { try Self.check(library, "NCCL's \(rest.kind.rawValue)", queue(rest)) }
+            try mark?.record(on: stream)
         }
     }
 
@@ -144,9 +174,10 @@ final class NCCLCommunicator: Communicator, @unchecked Sendable {
         defer { progress.end() }
         let end = ContinuousClock.now + .seconds(timeout)
         do {
+            try launch()
             while try !mark.isComplete() {
                 var state: Int32 = 0
-                let code = calls.withLock { _ in library.pointee.ncclCommGetAsyncError(handle, &state) }
+                let code = held.withLock { _ in library.pointee.ncclCommGetAsyncError(handle, &state) }
                 try Self.check(library, "ncclCommGetAsyncError", code)
                 if Int(state) != APUS_NCCL_IN_PROGRESS { try Self.check(library, "NCCL's \(kind.rawValue)", state) }
                 guard ContinuousClock.now < end else {
@@ -155,7 +186,7 @@ final class NCCLCommunicator: Communicator, @unchecked Sendable {
                 sched_yield()
             }
         } catch {
-            _ = calls.withLock { _ in library.pointee.ncclCommAbort(handle) }
+            _ = held.withLock { _ in library.pointee.ncclCommAbort(handle) }
             throw error as? CommunicationError ?? .call(kind.rawValue, reason: "\(error)")
         }
     }

@@ -88,35 +88,82 @@ public struct RankFront: Sendable {
 
     private func respond(to request: Request, on loop: any EventLoop) async -> Response {
         if request.uri.path == "/ranks" { return status }
-        guard let group = groups.filter(\.isReady).min(by: { $0.open < $1.open }) else {
-            let reasons = groups.map { "group \($0.number) \($0.ending)" }.joined(separator: ", ")
-            return APIError.unavailable(
-                "no ranks are ready: \(reasons)", code: "ranks_not_ready", retryAfter: 5
-            ).response
-        }
-        group.began()
+        if request.uri.path == "/metrics" { return await metrics(request.head, on: loop) }
+        guard groups.contains(where: \.isReady) else { return noneReady }
         do {
             let body = try await request.body.collect(upTo: configuration.maxBodyBytes)
             var head = request.head
             // What belongs to the client's connection alone.
             for name in Self.connectionFields { head.headerFields[name] = nil }
             head.headerFields[.contentLength] = "\(body.readableBytes)"
-            let answer = Upstream.answer(to: head, body: body, port: group.port, on: loop)
-            for try await part in answer {
-                guard case .head(let head) = part else { continue }
-                return relayed(head, answer, group)
+            // As long as nothing of an answer has come, another group can give it.
+            var tried: Set<Int> = []
+            while let group = leastBusy(besides: tried) {
+                tried.insert(group.number)
+                group.began()
+                do {
+                    let answer = Upstream.answer(to: head, body: body, port: group.port, on: loop)
+                    for try await part in answer {
+                        guard case .head(let head) = part else { continue }
+                        return relayed(head, answer, group)
+                    }
+                } catch {
+                    logger.info("group \(group.number) broke off before it answered: \(error)")
+                }
+                group.ended()
+                group.brokeOff()
             }
-            throw Upstream.BrokenOff()
+            return tried.isEmpty ? noneReady : Self.gone.response
         } catch let error as HTTPError {
-            group.ended()
             return APIError(
                 status: error.status, message: error.body ?? error.status.reasonPhrase, type: "invalid_request_error"
             ).response
         } catch {
-            group.ended()
-            group.brokeOff()
-            return Self.gone.response
+            return APIError(
+                status: .badRequest, message: "the request's body broke off: \(error)", type: "invalid_request_error"
+            ).response
         }
+    }
+
+    private func leastBusy(besides tried: Set<Int>) -> RankGroup? {
+        groups.filter { $0.isReady && !tried.contains($0.number) }.min { $0.open < $1.open }
+    }
+
+    private var noneReady: Response {
+        let reasons = groups.map { "group \($0.number) \($0.ending)" }.joined(separator: ", ")
+        return APIError.unavailable("no ranks are ready: \(reasons)", code: "ranks_not_ready", retryAfter: 5).response
+    }
+
+    /// The metrics of all groups that answer, each sample with its group's number as the label `replica`.
+    private func metrics(_ head: HTTPRequest, on loop: any EventLoop) async -> Response {
+        var head = head
+        for name in Self.connectionFields + [.contentLength] { head.headerFields[name] = nil }
+        var merged = MergedMetrics()
+        for group in groups where group.isReady {
+            let answer = Upstream.answer(to: head, body: ByteBuffer(), port: group.port, on: loop)
+            var (text, status) = (ByteBuffer(), HTTPResponse.Status.ok)
+            do {
+                for try await part in answer {
+                    switch part {
+                    case .head(let head): status = head.status
+                    case .body(var bytes): text.writeBuffer(&bytes)
+                    }
+                }
+            } catch {
+                group.brokeOff()
+                continue
+            }
+            guard status == .ok else {
+                // All groups have the same keys: what one refuses, all do.
+                return Response(
+                    status: status, headers: [.contentType: "application/json"], body: ResponseBody(byteBuffer: text))
+            }
+            merged.add(String(buffer: text), replica: group.number)
+        }
+        guard !merged.isEmpty else { return noneReady }
+        return Response(
+            status: .ok, headers: [.contentType: "text/plain; version=0.0.4; charset=utf-8"],
+            body: ResponseBody(byteBuffer: ByteBuffer(string: merged.text)))
     }
 
     private static let connectionFields: [HTTPField.Name] = [

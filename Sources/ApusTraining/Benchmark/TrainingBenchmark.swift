@@ -61,33 +61,36 @@ public struct TrainingBenchmark {
         alone = replicas == nil ? nil : trainer(nil)
     }
 
-    /// Runs one step untimed, then `steps` timed ones.
+    /// Runs one step untimed, then `steps` timed ones. Over replicas, steps with and without exchanges and exchanges alone take
+    /// turns, so that all meet the same machine.
     public func run(steps: Int) async throws -> Result {
-        let reports = try await timed(trainer, steps)
-        let seconds = median(reports.map(\.seconds))
-        var result = Result(
-            parameters: trainer.model.parameterCount, tokensPerStep: reports.first?.tokens ?? 0,
-            samples: reports.map { Double($0.tokens) / $0.seconds }, stepSeconds: seconds)
-        if let alone, let replicas = trainer.replicas {
-            result.computeSeconds = median(try await timed(alone, steps).map(\.seconds))
-            var exchanges: [Double] = []
-            for _ in 0...steps {
+        var reports: [Trainer.StepReport] = []
+        var (plain, exchanges): ([Double], [Double]) = ([], [])
+        for index in 0...steps {
+            try trainer.replicas?.communicator.barrier()
+            let report = try await trainer.makeStep()
+            var seconds: (plain: Double, exchange: Double)?
+            if let alone, let replicas = trainer.replicas {
+                try replicas.communicator.barrier()
+                let plain = try await alone.makeStep().seconds
                 try replicas.communicator.barrier()
                 let start = ContinuousClock.now
                 try replicas.finish()
                 try replicas.gather()
-                exchanges.append((ContinuousClock.now - start).inSeconds)
+                seconds = (plain, (ContinuousClock.now - start).inSeconds)
             }
-            result.communicationSeconds = median(Array(exchanges.dropFirst()))
+            if index == 0 { continue }
+            reports.append(report)
+            if let seconds {
+                plain.append(seconds.plain)
+                exchanges.append(seconds.exchange)
+            }
         }
-        return result
-    }
-
-    private func timed(_ trainer: Trainer, _ steps: Int) async throws -> [Trainer.StepReport] {
-        _ = try await trainer.makeStep()
-        var reports: [Trainer.StepReport] = []
-        for _ in 0..<steps { reports.append(try await trainer.makeStep()) }
-        return reports
+        return Result(
+            parameters: trainer.model.parameterCount, tokensPerStep: reports.first?.tokens ?? 0,
+            samples: reports.map { Double($0.tokens) / $0.seconds }, stepSeconds: median(reports.map(\.seconds)),
+            computeSeconds: plain.isEmpty ? nil : median(plain),
+            communicationSeconds: exchanges.isEmpty ? nil : median(exchanges))
     }
 
     private func median(_ values: [Double]) -> Double { values.sorted()[values.count / 2] }

@@ -88,6 +88,11 @@ public struct DataPreparation: Sendable {
     public func run(_ progress: (Progress) -> Void = { _ in }) throws -> TokenManifest {
         try checkSettings()
         let sources = try sourceList()
+        // What is finished is only read, by any number of processes at once.
+        if let found = try PreparationFolder.manifest(in: self.folder), found.isComplete {
+            try check(found, settings: settingList, sources: sources)
+            return found
+        }
         let folder = try PreparationFolder(self.folder)
         var manifest = try folder.manifest()
         let tokenizer: Tokenizer

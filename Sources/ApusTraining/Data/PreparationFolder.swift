@@ -50,7 +50,10 @@ final class PreparationFolder {
     }
 
     /// What the folder holds, if a preparation was begun.
-    func manifest() throws -> TokenManifest? {
+    func manifest() throws -> TokenManifest? { try Self.manifest(in: path) }
+
+    /// What a folder holds, if a preparation was begun; needs no lock, since manifests appear whole.
+    static func manifest(in path: String) throws -> TokenManifest? {
         guard FileManager.default.fileExists(atPath: path + "/" + TokenManifest.fileName) else { return nil }
         return try TokenManifest(folder: path)
     }

@@ -10,6 +10,8 @@ static const apus_symbol symbols[] = {
     FIELD(ncclCommDestroy),
     FIELD(ncclCommAbort),
     FIELD(ncclCommGetAsyncError),
+    FIELD(ncclGroupStart),
+    FIELD(ncclGroupEnd),
     FIELD(ncclAllReduce),
     FIELD(ncclAllGather),
     FIELD(ncclReduceScatter),

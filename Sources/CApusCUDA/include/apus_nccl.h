@@ -30,6 +30,8 @@ typedef struct {
     int (*ncclCommDestroy)(apus_nccl_comm comm);
     int (*ncclCommAbort)(apus_nccl_comm comm);
     int (*ncclCommGetAsyncError)(apus_nccl_comm comm, int *result);
+    int (*ncclGroupStart)(void);
+    int (*ncclGroupEnd)(void);
     int (*ncclAllReduce)(const void *from, void *into, size_t count, int type, int reduction, apus_nccl_comm comm,
                          apus_cuda_stream stream);
     int (*ncclAllGather)(const void *from, void *into, size_t count, int type, apus_nccl_comm comm,

@@ -1,4 +1,5 @@
 import ApusDistributed
+import ApusTensor
 import ApusText
 import ArgumentParser
 
@@ -15,7 +16,8 @@ struct CheckRanks: ParsableCommand {
         abstract: "Check and time the collectives between ranks.",
         discussion: """
             Started by mpirun or srun: every collective on every type over odd sizes, against what it must give, then the \
-            time of all-reduces. --fault makes one rank die, stop, come late, or fail, to see how the others take it.
+            time of all-reduces. With --device cuda over NCCL, a GPU a rank; also started by whatever sets RANK, WORLD_SIZE, \
+            LOCAL_RANK, MASTER_ADDR and MASTER_PORT. --fault makes one rank die, stop, come late, or fail, to see how the others take it.
 
             EXAMPLES:
               mpirun -n 2 apus check ranks
@@ -28,20 +30,22 @@ struct CheckRanks: ParsableCommand {
         case die, stop, late, fail
     }
 
+    @Option(help: "What the ranks compute on: cpu or cuda.") var device = RankDevice.cpu
     @Flag(help: "Print a JSON object.") var json = false
     @Option(help: "What goes wrong: die, stop, late or fail.") var fault: Fault?
     @Option(help: "On which rank it goes wrong.") var rank = 0
 
     func run() throws {
-        try Ranks.run { job in
-            let world = job.world
+        let stream = try Ranks.stream(on: device)
+        try Ranks.run(on: stream) { job in
+            let world: any Communicator = stream.map { StagedCommunicator(job.world, stream: $0) } ?? job.world
             if let fault, world.rank == rank { try make(fault, job) }
             var check = CommunicationCheck(world)
             let outcome = try check.run()
             let half = try world.split(color: world.rank % 2, key: world.rank)
             var partCheck = CommunicationCheck(half)
             let part = try partCheck.run()
-            let rows = try CommunicationBenchmark(world).run()
+            let rows = try CommunicationBenchmark(job.world, stream: stream).run()
             let failures = outcome.failures + part.failures
             if let first = failures.first { job.fail(first) }
             guard world.rank == 0 else { return }

@@ -1,13 +1,20 @@
 import ApusDistributed
+import ApusTensor
 import ArgumentParser
 import FoundationEssentials
+
+/// What ranks compute on.
+enum RankDevice: String, ExpressibleByArgument, CaseIterable {
+    case cpu, cuda
+}
 
 /// The ranks that a launcher (mpirun, srun) started together, for commands that run on several.
 enum Ranks {
     /// Joins them; a process that was started alone is a job of one.
     ///
     /// `APUS_RANK_TIMEOUT` are the seconds that a rank may be silent or late, `APUS_MPI_LIBRARY` is the path of an MPI library.
-    static func join() throws -> DistributedJob {
+    /// - Parameter stream: of this rank's GPU; nil on CPUs.
+    static func join(on stream: CUDAStream? = nil) throws -> DistributedJob {
         let variables = ProcessInfo.processInfo.environment
         var timeout = DistributedJob.defaultTimeout
         if let text = variables["APUS_RANK_TIMEOUT"] {
@@ -17,13 +24,20 @@ enum Ranks {
             timeout = seconds
         }
         return try DistributedJob.join(
-            try .detect(variables), version: Apus.configuration.version, library: variables["APUS_MPI_LIBRARY"],
-            timeout: timeout)
+            try .detect(variables), on: stream.map { .gpu($0) } ?? .cpus, version: Apus.configuration.version,
+            library: variables["APUS_MPI_LIBRARY"], timeout: timeout)
+    }
+
+    /// A stream of this rank's GPU: the one with the rank's number among the ranks of its machine.
+    static func stream(on device: RankDevice) throws -> CUDAStream? {
+        guard device == .cuda else { return nil }
+        let environment = try LaunchEnvironment.detect(ProcessInfo.processInfo.environment)
+        return try CUDAStream(device: CUDADevice.device(environment.localRank))
     }
 
     /// Joins them and runs `body`; an error of one ends all, named with its rank.
-    static func run(_ body: (DistributedJob) throws -> Void) throws {
-        let job = try join()
+    static func run(on stream: CUDAStream? = nil, _ body: (DistributedJob) throws -> Void) throws {
+        let job = try join(on: stream)
         do {
             try body(job)
             try job.finish()
