@@ -29,11 +29,13 @@ def configure_fp8(g, rows, page_size, **changes):
         shared = query + stages * 64 * 512 + raws * 64 * 256 + sides * 64 * 132
         return "decode_fp8_tall", definitions, with_merge(shared, 64, width), 1
     tile = changes.pop("ROWS", next(n for n in (16, 32, 64) if n >= min(rows, 64 if width <= 256 else 32)))
-    query, weights = (-(-g.shared // 64) + 1) * tile * 128, 32768 if tile == 64 else 16384
+    groups = changes.pop("WARPGROUPS", 3 if tile == 16 else 2)
+    query, weights = (-(-g.shared // 64) + 1) * tile * 128, groups * (16384 if tile == 64 else 8192)
     stage = -(-width // 64) * 4096 + 8192
     stages = changes.pop("STAGES", min(8, (228 * 1024 - 1024 - STATIC_FP8 - query - weights) // (stage + 256)))
     definitions = dict(
-        SHARED=g.shared, VALUE=g.value, KEY=g.key, KEY_ONCE=g.once, PAGE_SIZE=page_size, ROWS=tile, STAGES=stages, **changes)
+        SHARED=g.shared, VALUE=g.value, KEY=g.key, KEY_ONCE=g.once, PAGE_SIZE=page_size, ROWS=tile, STAGES=stages,
+        WARPGROUPS=groups, **changes)
     return "decode_fp8", definitions, with_merge(query + weights + stages * (stage + 256), tile, width), 1
 
 

@@ -357,6 +357,8 @@ inline u32 spread_bytes(u32 bytes) {
 
 // ---- wgmma ----
 
+inline u32 uniform(u32 address) { return __shfl_sync(0xffffffff, address, 0); }
+
 inline u64 descriptor_rows(u32 address) {
     return (u64)((address & 0x3FFFF) >> 4) | ((u64)1 << 16) | ((u64)64 << 32) | ((u64)1 << 62);
 }

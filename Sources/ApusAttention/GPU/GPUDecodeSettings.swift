@@ -114,13 +114,16 @@ public struct GPUDecodeSettings: Sendable, Hashable {
         let tile = [16, 32].first { $0 >= min(rows, most) } ?? 64
         let staticMemory = 5120
         let query = (panels(geometry.shared) + 1) * tile * 128
-        let weights = (tile == 64 ? 4 : 2) * 64 * 128
+        // Few rows leave registers for a third warpgroup, and chains of conversions and products ask for one.
+        let warpgroups = tile == 16 ? 3 : 2
+        let weights = warpgroups * (tile == 64 ? 2 : 1) * 64 * 128
         let stage = panels(width) * 64 * 64 + 64 * 128 + 64 * 4
         let stages = min(8, (capacity - reserved - staticMemory - query - weights) / stage)
         let box = min(format.pageSize, 64)
         return GPUDecodeSettings(
-            file: "decode_fp8.cu", defines: ["ROWS": tile, "STAGES": stages], format: format, rows: rows,
-            tileRows: tile, sharedMemory: query + weights + stages * stage, staticMemory: staticMemory,
+            file: "decode_fp8.cu", defines: ["ROWS": tile, "STAGES": stages, "WARPGROUPS": warpgroups], format: format,
+            rows: rows, tileRows: tile, warpgroups: warpgroups, sharedMemory: query + weights + stages * stage,
+            staticMemory: staticMemory,
             rowBox: [64, box, box < 64 || width % 64 != 0 ? 1 : panels(width)], rowSwizzle: .b64)
     }
 

@@ -1,10 +1,10 @@
 // Decode attention over an FP8 cache of any CacheGeometry that keeps a key once. Layouts: decode_parameters.cuh,
 // fp8_loads.cuh.
 //
-// Schedule: one producer warp brings blocks of 64 tokens through STAGES buffers. Two warpgroups take them by turns, each
-// with outputs of its own, so that conversion and softmax of one run under the products of the other. All is transposed
-// (fp8_products.cuh): the cache is operand A from registers, queries and weights are operand B. Only weights pass through
-// shared memory, between the warps of a warpgroup. At a piece's end the two results become one.
+// Schedule: one producer warp brings blocks of 64 tokens through STAGES buffers. Two or three warpgroups take them by
+// turns, each with outputs of its own, so that conversion and softmax of one run under the products of the others. All is
+// transposed (fp8_products.cuh): the cache is operand A from registers, queries and weights are operand B. Only weights
+// pass through shared memory, between the warps of a warpgroup. At a piece's end the results become one.
 //
 // A row's maximum would have to be sought over all warps. Instead weights are relative to a reference that stays until a
 // score exceeds it by 2^LIMIT; bf16 and float32 have room for such weights. The barrier after the weights says whether
@@ -18,16 +18,16 @@
 #define LIMIT 32.0f
 #define NO_REFERENCE -3e38f  // below every score
 #define PRODUCER_REGISTERS 24
-#define CONSUMER_REGISTERS 240
-#define KEPT_PANELS ((V_PANELS + 1) / 2)  // of the first warpgroup; the rest is the second's
-static_assert(QUERY_BYTES + 2 * WEIGHTS_BYTES >= 2 * 64 * ROWS * 4, "the exchange of results");
+#define CONSUMER_REGISTERS (WARPGROUPS == 3 ? 160 : 240)
+#define GIVEN_BYTES (64 * ROWS * 4)  // a panel of a warpgroup's outputs
+static_assert(QUERY_BYTES + WARPGROUPS * WEIGHTS_BYTES >= 2 * (WARPGROUPS - 1) * GIVEN_BYTES, "the exchange of results");
 
 // What is known of a tile's rows.
 struct Rows {
-    int visible[ROWS];         // tokens that each sees
-    float reference[2][ROWS];  // what each warpgroup's weights are relative to, in powers of two
-    float largest[2][4][ROWS];  // of a block's scores, or the sums of weights, by warps
-    float factor[2][ROWS];     // from each warpgroup's outputs to the piece's
+    int visible[ROWS];                   // tokens that each sees
+    float reference[WARPGROUPS][ROWS];   // what each warpgroup's weights are relative to, in powers of two
+    float largest[WARPGROUPS][4][ROWS];  // of a block's scores, or the sums of weights, by warps
+    float factor[WARPGROUPS][ROWS];      // from each warpgroup's outputs to the piece's
 };
 
 __device__ __forceinline__ void start_rows(const Decode &p, const Piece &piece, int2 tile, Rows &rows, int thread) {
@@ -35,7 +35,7 @@ __device__ __forceinline__ void start_rows(const Decode &p, const Piece &piece, 
         const int token = (tile.y * ROWS + thread) / p.heads_per_group;
         rows.visible[thread] = min(piece.length - p.query_tokens + 1 + token, piece.length);
     }
-    for (int i = thread; i < 2 * ROWS; i += CONSUMERS) rows.reference[i / ROWS][i % ROWS] = NO_REFERENCE;
+    for (int i = thread; i < WARPGROUPS * ROWS; i += CONSUMERS) rows.reference[i / ROWS][i % ROWS] = NO_REFERENCE;
 }
 
 // The reference of a warpgroup becomes the largest score seen so far, `s` of this block among them.
@@ -109,51 +109,45 @@ __device__ __forceinline__ bool block_weights(
     return true;
 }
 
-// A panel of a thread's outputs to shared memory; and added to from there. Those that do not exist are left out.
-template <int PANEL>
-__device__ __forceinline__ void give(const float (&o)[V_PANELS][S_COUNT], u32 place) {
-    if (PANEL >= V_PANELS) return;
-    const float *x = o[PANEL < V_PANELS ? PANEL : 0];
+// A panel of a thread's outputs to shared memory; and added to from there.
+__device__ __forceinline__ void give(const float (&o)[S_COUNT], u32 place) {
 #pragma unroll
-    for (int i = 0; i < S_COUNT; i += 4) store_shared_4_floats(place + i * 512, {x[i], x[i + 1], x[i + 2], x[i + 3]});
+    for (int i = 0; i < S_COUNT; i += 4) store_shared_4_floats(place + i * 512, {o[i], o[i + 1], o[i + 2], o[i + 3]});
 }
 
-template <int PANEL>
-__device__ __forceinline__ void take(float (&o)[V_PANELS][S_COUNT], u32 place) {
-    if (PANEL >= V_PANELS) return;
-    float *sum = o[PANEL < V_PANELS ? PANEL : 0];
+__device__ __forceinline__ void take(float (&o)[S_COUNT], u32 place) {
 #pragma unroll
     for (int i = 0; i < S_COUNT; i += 4) {
         const float4 x = load_shared_4_floats(place + i * 512);
-        sum[i] += x.x;
-        sum[i + 1] += x.y;
-        sum[i + 2] += x.z;
-        sum[i + 3] += x.w;
+        o[i] += x.x;
+        o[i + 1] += x.y;
+        o[i + 2] += x.z;
+        o[i + 3] += x.w;
     }
 }
 
-// Of two warpgroups' outputs, relative to the same reference, the first keeps KEPT_PANELS panels, its own and the other's
-// together, the second the rest; one panel of each in a round. `buffer` is shared memory that no product reads any
-// longer. After the first round each thread writes where it has just read.
-template <int ROUND>
+// Of the warpgroups' outputs, relative to the same reference, each gets the sums of every WARPGROUPS-th panel. `buffer` is
+// shared memory that no product reads any longer; half of it is written while the other half is read.
 __device__ __forceinline__ void exchange(float (&o)[V_PANELS][S_COUNT], u32 buffer, int warpgroup, int thread) {
-    const u32 even = buffer + thread * 16, odd = even + 64 * ROWS * 4;
-    const u32 writes = (warpgroup ^ ROUND % 2) == 0 ? even : odd, reads = (warpgroup ^ ROUND % 2) == 0 ? odd : even;
-    if (warpgroup == 0) give<KEPT_PANELS + ROUND>(o, writes);
-    else give<ROUND>(o, writes);
-    named_sync(1, CONSUMERS);
-    if (warpgroup == 0) take<ROUND>(o, reads);
-    else take<KEPT_PANELS + ROUND>(o, reads);
-    if constexpr (ROUND + 1 < KEPT_PANELS) exchange<ROUND + 1>(o, buffer, warpgroup, thread);
+#pragma unroll
+    for (int panel = 0; panel < V_PANELS; ++panel) {
+        const u32 half = buffer + panel % 2 * ((WARPGROUPS - 1) * GIVEN_BYTES) + thread * 16;
+        const int before = (warpgroup + WARPGROUPS - panel % WARPGROUPS) % WARPGROUPS;  // warpgroups from the one that gets it
+        if (before > 0) give(o[panel], half + (before - 1) * GIVEN_BYTES);
+        named_sync(1, CONSUMERS);
+        if (before > 0) continue;
+#pragma unroll
+        for (int i = 0; i < WARPGROUPS - 1; ++i) take(o[panel], half + i * GIVEN_BYTES);
+    }
 }
 
-// COUNT panels of the outputs from FIRST on, to the output or, for a cut sequence, among the partial results.
-template <int FIRST, int COUNT>
+// A warpgroup's panels of the outputs, to the output or, for a cut sequence, among the partial results.
 __device__ __forceinline__ void write_panels(
-    const Decode &p, const Piece &piece, int2 tile, int lane_index, const float (&o)[V_PANELS][S_COUNT], int warp, int lane
+    const Decode &p, const Piece &piece, int2 tile, int lane_index, const float (&o)[V_PANELS][S_COUNT], int warpgroup,
+    int warp, int lane
 ) {
     const int rows = p.heads_per_group * p.query_tokens - tile.y * ROWS;
-    const int column = FIRST * 64 + warp * 16 + lane / 4 * 2;
+    const int column = warp * 16 + lane / 4 * 2;
 #pragma unroll
     for (int i = 0; i < ROWS / 4; ++i) {
         const int row = i / 2 * 8 + lane % 4 * 2 + i % 2;
@@ -164,30 +158,30 @@ __device__ __forceinline__ void write_panels(
             ? partial_strips(p, piece.slot, lane_index) + strip_place<V_WIDTH>(row, column)
             : reinterpret_cast<char *>(p.output + output_row(p, piece, tile, row) * V_WIDTH + column);
 #pragma unroll
-        for (int panel = 0; panel < COUNT; ++panel) {
-            if (RAGGED && column + panel * 64 >= V_WIDTH) continue;
+        for (int panel = 0; panel < V_PANELS; ++panel) {
+            if (panel % WARPGROUPS != warpgroup || RAGGED && column + panel * 64 >= V_WIDTH) continue;
             *reinterpret_cast<u32 *>(place + panel * step) =
-                pack_bf16(o[FIRST + panel][i / 2 * 4 + i % 2], o[FIRST + panel][i / 2 * 4 + i % 2 + 2]);
+                pack_bf16(o[panel][i / 2 * 4 + i % 2], o[panel][i / 2 * 4 + i % 2 + 2]);
         }
     }
 }
 
-// Sums and references of both warpgroups to the factors of their outputs and the log-sum-exp of each row.
+// Sums and references of the warpgroups to the factors of their outputs and the log-sum-exp of each row.
 __device__ __forceinline__ void finish_rows(
     const Decode &p, const Piece &piece, int2 tile, int lane_index, Rows &rows, int row
 ) {
-    float sums[2];
-    for (int i = 0; i < 2; ++i) {
+    float reference = NO_REFERENCE, sum = 0.0f, factors[WARPGROUPS];
+#pragma unroll
+    for (int i = 0; i < WARPGROUPS; ++i) reference = fmaxf(reference, rows.reference[i][row]);
+#pragma unroll
+    for (int i = 0; i < WARPGROUPS; ++i) {
         const float(&x)[4][ROWS] = rows.largest[i];
-        sums[i] = (x[0][row] + x[1][row]) + (x[2][row] + x[3][row]);
+        factors[i] = exp2_approximate(rows.reference[i][row] - reference);
+        sum += ((x[0][row] + x[1][row]) + (x[2][row] + x[3][row])) * factors[i];
     }
-    const float reference = fmaxf(rows.reference[0][row], rows.reference[1][row]);
-    const float first = exp2_approximate(rows.reference[0][row] - reference);
-    const float second = exp2_approximate(rows.reference[1][row] - reference);
-    const float sum = sums[0] * first + sums[1] * second;
     const float inverse = sum > 0.0f ? 1.0f / sum : 0.0f;
-    rows.factor[0][row] = first * inverse;
-    rows.factor[1][row] = second * inverse;
+#pragma unroll
+    for (int i = 0; i < WARPGROUPS; ++i) rows.factor[i][row] = factors[i] * inverse;
     if (row >= p.heads_per_group * p.query_tokens - tile.y * ROWS) return;
     const float lse = sum > 0.0f ? reference + log2_approximate(sum) : -infinity();
     if (piece.slot >= 0) partial_lses(p, piece.slot, lane_index)[row] = lse;
@@ -209,7 +203,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) decode_fp8(
     grid_launch_dependents();
     grid_wait();
 
-    if (warpgroup == 2) {
+    if (warpgroup == WARPGROUPS) {
         registers_shrink<PRODUCER_REGISTERS>();
         if (warp == 0) produce_blocks(p, maps, b, blockIdx.x / p.lanes, lane_of_block(p), lane);
         return;
@@ -241,7 +235,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) decode_fp8(
         const int all_see = piece.length - p.query_tokens + 1, length = piece.length, first_block = piece.first_block;
         u32 tile = 0;  // of the two tiles of weights
 #pragma unroll 1
-        for (int block = piece.last_block - 1 - warpgroup; block >= first_block; block -= 2, number += 2, tile ^= 1) {
+        for (int block = piece.last_block - 1 - warpgroup; block >= first_block;
+             block -= WARPGROUPS, number += WARPGROUPS, tile ^= 1) {
             const u32 slot = number % STAGES, stage = b.stages + slot * STAGE_BYTES;
             barrier_wait(b.full + 8 * slot, (number / STAGES) & 1);
             const int token = block * BLOCK_N + warp * 16 + lane / 4;
@@ -287,11 +282,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) decode_fp8(
                 o[panel][i / 2 * 4 + i % 2 + 2] *= factor;
             }
         }
-        exchange<0>(o, b.query, warpgroup, thread);
-        if (warpgroup == 0)
-            write_panels<0, KEPT_PANELS>(p, piece, place, lane_of_block(p), o, warp, lane);
-        else
-            write_panels<KEPT_PANELS, V_PANELS - KEPT_PANELS>(p, piece, place, lane_of_block(p), o, warp, lane);
+        exchange(o, b.query, warpgroup, thread);
+        write_panels(p, piece, place, lane_of_block(p), o, warpgroup, warp, lane);
         if (piece.slot >= 0) announce_partial(p, piece, lane_of_block(p), partials, cut++);
         piece = following(p.pieces, piece);
     }

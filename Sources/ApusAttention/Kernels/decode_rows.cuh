@@ -36,21 +36,27 @@ __device__ constexpr int key_place(int column) {
     return panel * (PANEL_BYTES / 16) + in_panel / 8;
 }
 
-// S (+)= Q K^T for one block, over the query columns [16 FIRST, 16 LAST).
+// S (+)= Q K^T for one block, over the query columns [16 FIRST, 16 LAST). `query` and `keys` are descriptors.
+template <int FIRST, int LAST>
+__device__ __forceinline__ void score_products(
+    float (&s)[S_COUNT], u64 query, const u32 (&tail)[TAIL_COUNT], u64 keys, int accumulate
+) {
+#pragma unroll
+    for (int step = FIRST; step < LAST; ++step) {
+        const int fresh = step == FIRST ? accumulate : 1, at = 4 * (step - Q_PANELS * 4);
+        const u64 b = keys + key_place(step * 16);
+        if (step < Q_PANELS * 4) Mma<BLOCK_N>::ss(s, query + step / 4 * (64 * 128 / 16) + step % 4 * 2, b, fresh);
+        else Mma<BLOCK_N>::rs(s, tail[at], tail[at + 1], tail[at + 2], tail[at + 3], b, fresh);
+    }
+}
+
+// The same, of addresses.
 template <int FIRST, int LAST>
 __device__ __forceinline__ void score_steps(
     float (&s)[S_COUNT], u32 query, const u32 (&tail)[TAIL_COUNT], u32 keys, int accumulate
 ) {
     keep_in_place(query);  // or the compiler keeps a descriptor for every step over all blocks, and spills
-    u64 a = descriptor_rows(query), b = descriptor_rows(keys);
-#pragma unroll
-    for (int step = FIRST; step < LAST; ++step) {
-        const int fresh = step == FIRST ? accumulate : 1, at = 4 * (step - Q_PANELS * 4);
-        if (step < Q_PANELS * 4)
-            Mma<BLOCK_N>::ss(s, a + step / 4 * (64 * 128 / 16) + step % 4 * 2, b + key_place(step * 16), fresh);
-        else
-            Mma<BLOCK_N>::rs(s, tail[at], tail[at + 1], tail[at + 2], tail[at + 3], b + key_place(step * 16), fresh);
-    }
+    score_products<FIRST, LAST>(s, descriptor_rows(query), tail, descriptor_rows(keys), accumulate);
 }
 
 #define Q_STEPS (Q_WIDTH / 16)

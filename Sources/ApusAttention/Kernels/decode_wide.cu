@@ -18,6 +18,9 @@ static_assert(KEY_ONCE && !FP8 && SHARED == V_WIDTH, "geometries of this kernel:
 
 #define FIRST_READY 2   // weights of a pair's first block
 #define SECOND_READY 3  // weights of its second
+// Where a block comes in several copies memory is what is waited for: then warpgroup 1 multiplies the first block's
+// weights, and gives its half of it back, before it waits for the second block.
+#define LATE_SCORES (GATHER || BOXES > 1)
 #define HALF_STEPS (O_WIDTH / 16)
 
 // What a warpgroup hands to the other with the weights of its block.
@@ -62,16 +65,18 @@ __device__ __forceinline__ float2 take_over(const Handover &h, RowState &state, 
 
 // The scores of a whole block: its columns as they arrive.
 __device__ __forceinline__ void block_scores(
-    float (&s)[S_COUNT], const Buffers &b, u32 query, const u32 (&tail)[TAIL_COUNT], u32 number
+    float (&s)[S_COUNT], const Buffers &b, const u32 (&tail)[TAIL_COUNT], u32 number
 ) {
-    const u32 stage = block_rows(b, number);
+    u32 address = b.query;
+    keep_in_place(address);  // or the compiler keeps a descriptor for every step over all blocks, and spills
+    const u64 query = descriptor_rows(address), keys = descriptor_rows(block_rows(b, number));
     wait_block(b, number, 0);
     mma_fence();
-    score_steps<0, HALF_STEPS>(s, query, tail, stage, 0);
-    score_steps<SHARED / 16, Q_STEPS>(s, query, tail, stage, 1);
+    score_products<0, HALF_STEPS>(s, query, tail, keys, 0);
+    score_products<SHARED / 16, Q_STEPS>(s, query, tail, keys, 1);
     wait_block(b, number, 1);
     mma_fence();
-    score_steps<HALF_STEPS, SHARED / 16>(s, query, tail, stage, 1);
+    score_products<HALF_STEPS, SHARED / 16>(s, query, tail, keys, 1);
     mma_commit();
     mma_wait<0>();
     mma_settle(s);
@@ -120,7 +125,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) decode_wide(
             const u32 second_half = block_rows(b, taken + 1) + half;
             const int valid = piece.length - first * BLOCK_N;
             if (warpgroup == 0) {
-                block_scores(s, b, b.query, tail, taken);
+                block_scores(s, b, tail, taken);
                 const float2 factor = scores_to_weights(
                     s, weights, state, p.scale_log2, block, all_see, sees, lane);
                 hand_over(mine, weights, state, warp, lane);
@@ -149,7 +154,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) decode_wide(
                     release_block(b, taken + 1, lane, 0);
                 }
             } else {
-                if (paired) block_scores(s, b, b.query, tail, taken + 1);
+                if (paired && !LATE_SCORES) block_scores(s, b, tail, taken + 1);
                 named_sync(FIRST_READY, CONSUMERS);
                 const float2 factor = take_over(other, state, warp, lane);
                 if (accumulate) rescale(o, factor);
@@ -163,13 +168,21 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) decode_wide(
                 values_shared(o, other.weights, first_half, accumulate);
                 mma_commit();
                 if (paired) {
+                    if (LATE_SCORES) {
+                        mma_wait<0>();
+                        mma_settle(o);
+                        release_block(b, taken, lane, 1);
+                        block_scores(s, b, tail, taken + 1);
+                    }
                     const float2 own = scores_to_weights(
                         s, weights, state, p.scale_log2, block, all_see, sees, lane);
                     hand_over(mine, weights, state, warp, lane);
                     named_arrive(SECOND_READY, CONSUMERS);
-                    mma_wait<0>();
-                    mma_settle(o);
-                    release_block(b, taken, lane, 1);
+                    if (!LATE_SCORES) {
+                        mma_wait<0>();
+                        mma_settle(o);
+                        release_block(b, taken, lane, 1);
+                    }
                     rescale(o, own);
                     mma_fence();
                     values(o, weights, second_half, 1);

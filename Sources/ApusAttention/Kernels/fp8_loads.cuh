@@ -8,13 +8,13 @@
 // 128 bytes in the 128-byte swizzle: the shared columns, filled up with zeros, then the key.
 //
 // Set at compile time, besides what decode_parameters.cuh names: ROWS (16, 32 or 64: query tokens x heads of a tile),
-// STAGES.
+// STAGES, WARPGROUPS (consumers, 2 or 3).
 #pragma once
 
 #include "decode_parameters.cuh"
 
 #define TILE_ROWS ROWS
-#define CONSUMERS 256
+#define CONSUMERS (WARPGROUPS * 128)
 #define THREADS (CONSUMERS + 128)
 #define RESIDENT 1
 #define V_PANELS ((V_WIDTH + 63) / 64)
@@ -45,7 +45,7 @@ __device__ __forceinline__ Buffers prepare_buffers(void *memory, u64 *barriers, 
     Buffers b;
     b.query = shared_address(memory);
     b.weights = b.query + QUERY_BYTES;
-    b.stages = b.weights + 2 * WEIGHTS_BYTES;
+    b.stages = b.weights + WARPGROUPS * WEIGHTS_BYTES;
     b.scales = b.stages + STAGES * STAGE_BYTES;
     b.full = shared_address(barriers);
     b.empty = b.full + 8 * STAGES;

@@ -36,8 +36,8 @@ __device__ __forceinline__ void convert_values(u32 (&a)[8], const u32 (&codes)[4
 }
 
 // Products of KEY_DEPTH or VALUE_DEPTH conversions run while the next is made; registers allow no more.
-#define KEY_DEPTH 3
-#define VALUE_DEPTH 4
+#define KEY_DEPTH (WARPGROUPS == 3 ? 2 : 3)
+#define VALUE_DEPTH (WARPGROUPS == 2 ? 4 : V_PANELS > 4 ? 2 : 3)
 
 // The scores of a block over its scales: first the key kept once, whose part is divided by the tokens' scales, then the
 // codes on top of it.

@@ -352,15 +352,24 @@ __device__ __forceinline__ float infinity() {
 // Operands in shared memory are panels of 64 bf16 columns: rows of 128 bytes, 8-row atoms of 1024 bytes
 // in the 128-byte swizzle (what the copy engine writes). Panels start at multiples of 1024 bytes.
 
+// The high word is the same in all descriptors, so that products compute with low words only.
+#define DESCRIPTOR_HIGH "0x40000040"  // 1024 bytes from 8 rows to the next, 128-byte swizzle
+
+// An address that is the same in all lanes, so that the compiler computes with it in uniform registers, where products take
+// their descriptors from: otherwise every step moves its own there, by several instructions.
+__device__ __forceinline__ u32 uniform(u32 address) {
+    return __shfl_sync(0xffffffff, address, 0);
+}
+
 // Rows are M or N, columns are the reduction (Q, and K in Q K^T). 16 columns further is `+ 2`.
 __device__ __forceinline__ u64 descriptor_rows(u32 address) {
-    return (u64)((address & 0x3FFFF) >> 4) | ((u64)1 << 16) | ((u64)64 << 32) | ((u64)1 << 62);
+    return (u64)((uniform(address) & 0x3FFFF) >> 4) | ((u64)1 << 16) | ((u64)64 << 32) | ((u64)1 << 62);
 }
 
 // Rows are the reduction, columns are N (V in P V); `panel` bytes lead from one 64-column panel to the next.
 // 16 rows further is `+ 128`.
 __device__ __forceinline__ u64 descriptor_columns(u32 address, u32 panel) {
-    return (u64)((address & 0x3FFFF) >> 4) | ((u64)(panel >> 4) << 16) | ((u64)64 << 32) | ((u64)1 << 62);
+    return (u64)((uniform(address) & 0x3FFFF) >> 4) | ((u64)(panel >> 4) << 16) | ((u64)64 << 32) | ((u64)1 << 62);
 }
 
 __device__ __forceinline__ void mma_fence() {
@@ -462,22 +471,24 @@ struct Mma;
 
 #define APUS_MMA_SS(NAME, TRANSPOSED, N, COUNT, A, B, P)                                                               \
     static __device__ __forceinline__ void NAME(float (&d)[COUNT], u64 a, u64 b, int accumulate) {                     \
-        asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" P ", 0;\n"                                                   \
-                     "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16 {" APUS_REGS_##COUNT "}, %" A           \
-                     ", %" B ", p, 1, 1, 0, " TRANSPOSED ";\n}\n"                                                      \
+        asm volatile("{\n.reg .pred p;\n.reg .b64 a, b;\nsetp.ne.b32 p, %" P ", 0;\n"                                   \
+                     "mov.b64 a, {%" A ", " DESCRIPTOR_HIGH "};\nmov.b64 b, {%" B ", " DESCRIPTOR_HIGH "};\n"          \
+                     "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16 {" APUS_REGS_##COUNT "}, a, b"          \
+                     ", p, 1, 1, 0, " TRANSPOSED ";\n}\n"                                                              \
                      : APUS_ACC_##COUNT(d, 0)                                                                          \
-                     : "l"(a), "l"(b), "r"(accumulate));                                                               \
+                     : "r"((u32)a), "r"((u32)b), "r"(accumulate));                                                     \
     }
 
 #define APUS_MMA_RS(NAME, TRANSPOSED, N, COUNT, A0, A1, A2, A3, RB, RP)                                                \
     static __device__ __forceinline__ void NAME(                                                                       \
         float (&d)[COUNT], u32 a0, u32 a1, u32 a2, u32 a3, u64 b, int accumulate                                       \
     ) {                                                                                                                \
-        asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" RP ", 0;\n"                                                  \
+        asm volatile("{\n.reg .pred p;\n.reg .b64 b;\nsetp.ne.b32 p, %" RP ", 0;\n"                                     \
+                     "mov.b64 b, {%" RB ", " DESCRIPTOR_HIGH "};\n"                                                    \
                      "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16 {" APUS_REGS_##COUNT "}, {%" A0         \
-                     ", %" A1 ", %" A2 ", %" A3 "}, %" RB ", p, 1, 1, " TRANSPOSED ";\n}\n"                            \
+                     ", %" A1 ", %" A2 ", %" A3 "}, b, p, 1, 1, " TRANSPOSED ";\n}\n"                                  \
                      : APUS_ACC_##COUNT(d, 0)                                                                          \
-                     : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b), "r"(accumulate));                                   \
+                     : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"((u32)b), "r"(accumulate));                              \
     }
 
 APUS_MMA(16, 8, "8", "9", "10", "8", "9", "10", "11", "12", "13")
