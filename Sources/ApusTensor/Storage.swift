@@ -4,16 +4,20 @@ import Glibc
 import Musl
 #endif
 
-/// A run of bytes that tensors share, reference-counted: allocated here, or lent by an owner (a mapped file).
+/// A run of bytes that tensors share, reference-counted: allocated here, lent by an owner (a mapped file), or in the memory
+/// of a GPU, where the CPU does not reach them.
 ///
 /// Allocations are 64-byte aligned and go through ``StoragePool``, so that the temporaries of a decode step cost no
 /// system call. Unchecked Sendable: the base address never changes; who writes through a tensor must hold it alone
 /// (the operations of ``Backend`` write only to tensors they have just made, or that are documented as in-place).
 public final class Storage: @unchecked Sendable {
-    /// First byte.
-    public let base: UnsafeMutableRawPointer
+    /// Where the bytes lie.
+    public let device: Device
     /// Size in bytes.
     public let byteCount: Int
+    /// The memory of a GPU; nil in main memory, and where the GPU had none left (its backend then keeps the error).
+    package let deviceMemory: CUDABuffer?
+    private let host: UnsafeMutableRawPointer?
     private let owner: AnyObject?
     private let capacity: Int
     private let isFileMapping: Bool
@@ -23,15 +27,40 @@ public final class Storage: @unchecked Sendable {
     public init(byteCount: Int) {
         let (pointer, size) = StoragePool.shared.take(byteCount)
         guard let pointer else { fatalError("out of memory: \(byteCount) bytes") }
-        base = pointer
+        host = pointer
+        device = .cpu
+        deviceMemory = nil
         capacity = size
         owner = nil
         isFileMapping = false
         self.byteCount = byteCount
     }
 
+    /// Memory of a GPU.
+    /// - Parameter memory: nil where there was none left: nothing reads or writes such storage.
+    package init(_ memory: CUDABuffer?, byteCount: Int, device: Device) {
+        host = nil
+        self.device = device
+        deviceMemory = memory
+        capacity = 0
+        owner = nil
+        isFileMapping = false
+        self.byteCount = byteCount
+    }
+
+    /// First byte. Precondition: in main memory.
+    public var base: UnsafeMutableRawPointer {
+        guard let host else {
+            preconditionFailure(
+                "the CPU reads or writes a tensor in the memory of \(device): expected one in main memory (toHost)")
+        }
+        return host
+    }
+
     private init(base: UnsafeMutableRawPointer, byteCount: Int, capacity: Int, owner: AnyObject?) {
-        self.base = base
+        host = base
+        device = .cpu
+        deviceMemory = nil
         self.byteCount = byteCount
         self.capacity = capacity
         self.owner = owner
@@ -42,7 +71,9 @@ public final class Storage: @unchecked Sendable {
     /// storage.
     /// - Parameter isFileMapping: the bytes are a file's, mapped, so that the system can drop them and read them again.
     public init(lent base: UnsafeRawPointer, byteCount: Int, owner: AnyObject, isFileMapping: Bool = false) {
-        self.base = UnsafeMutableRawPointer(mutating: base)
+        host = UnsafeMutableRawPointer(mutating: base)
+        device = .cpu
+        deviceMemory = nil
         self.byteCount = byteCount
         self.owner = owner
         self.isFileMapping = isFileMapping
@@ -68,6 +99,6 @@ public final class Storage: @unchecked Sendable {
     }
 
     deinit {
-        if owner == nil { StoragePool.shared.give(base, capacity) }
+        if let host, owner == nil { StoragePool.shared.give(host, capacity) }
     }
 }

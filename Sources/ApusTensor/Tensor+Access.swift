@@ -33,6 +33,12 @@ extension Tensor {
         withMutableElements(of: Float.self) { _ = $0.update(from: values) }
     }
 
+    /// A float64 tensor of one element.
+    public init(_ value: Double) {
+        self.init(uninitialized: [1], dtype: .f64)
+        withMutableElements(of: Double.self) { $0[0] = value }
+    }
+
     /// An int32 tensor from values.
     public init(_ values: [Int32], shape: Shape? = nil) {
         self.init(uninitialized: shape ?? [values.count], dtype: .i32)
@@ -40,10 +46,50 @@ extension Tensor {
         withMutableElements(of: Int32.self) { _ = $0.update(from: values) }
     }
 
-    /// The elements of a float32 tensor, row-major.
+    /// The elements of a float32 tensor, row-major. Of one on a GPU they are copied, after the work queued for them is done;
+    /// NaN where that work has failed, which the backend then says (`check`).
     public var floats: [Float] {
         precondition(dtype == .f32, "floats of a \(dtype) tensor")
+        guard device == .cpu else { return downloaded(failing: .nan) }
         return withElements(of: Float.self) { Array($0) }
+    }
+
+    /// The elements of a float64 tensor, as ``floats``.
+    public var doubles: [Double] {
+        precondition(dtype == .f64, "doubles of a \(dtype) tensor")
+        guard device == .cpu else { return downloaded(failing: .nan) }
+        return withElements(of: Double.self) { Array($0) }
+    }
+
+    private func downloaded<Element: BitwiseCopyable>(failing value: Element) -> [Element] {
+        precondition(isContiguous, "elements of a view")
+        let elements = storage.deviceMemory.flatMap {
+            try? $0.stream.download($0, at: byteOffset, count: count, as: Element.self)
+        }
+        return elements ?? [Element](repeating: value, count: count)
+    }
+
+    /// Whether two tensors begin at the same byte of the same memory.
+    func beginsWhere(_ other: Tensor) -> Bool { storage === other.storage && byteOffset == other.byteOffset }
+
+    /// Contiguous tensors that lie one after the other in one memory, as one along the first axis; nil where they do not.
+    static func joined(_ parts: [Tensor]) -> Tensor? {
+        guard let first = parts.first, parts.count > 1 else { return parts.first }
+        var end = first.byteOffset
+        var shape = first.shape
+        shape[0] = 0
+        for part in parts {
+            var rest = part.shape
+            rest[0] = 0
+            var own = shape
+            own[0] = 0
+            guard part.storage === first.storage, part.byteOffset == end, part.dtype == first.dtype, rest == own,
+                part.isContiguous
+            else { return nil }
+            shape[0] += part.shape[0]
+            end += part.byteCount
+        }
+        return Tensor(storage: first.storage, byteOffset: first.byteOffset, shape: shape, dtype: first.dtype)
     }
 }
 

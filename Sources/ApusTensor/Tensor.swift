@@ -58,6 +58,9 @@ public struct Tensor: Sendable {
         return overflow ? nil : bytes
     }
 
+    /// Where its bytes lie.
+    public var device: Device { storage.device }
+
     /// Number of elements.
     public var count: Int { shape.count }
 

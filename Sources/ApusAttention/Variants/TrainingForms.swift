@@ -16,9 +16,19 @@ public struct TrainingBatch: Sendable {
     ///   - sliding: that of layers with one, where it differs.
     public init(starts: [Int], rotary: RotaryEmbedding, sliding: RotaryEmbedding? = nil) {
         precondition(starts.first == 0 && zip(starts, starts.dropFirst()).allSatisfy(<=), "starts \(starts)")
+        self.init(
+            starts: starts, rotary: RotaryAngles(starts, rotary), sliding: sliding.map { RotaryAngles(starts, $0) })
+    }
+
+    private init(starts: [Int], rotary: RotaryAngles, sliding: RotaryAngles?) {
         self.starts = starts
-        self.rotary = RotaryAngles(starts, rotary)
-        self.sliding = sliding.map { RotaryAngles(starts, $0) }
+        self.rotary = rotary
+        self.sliding = sliding
+    }
+
+    /// The batch with its angles in a device's memory.
+    package func on(_ backend: any DifferentiableBackend) -> TrainingBatch {
+        TrainingBatch(starts: starts, rotary: rotary.on(backend), sliding: sliding?.on(backend))
     }
 }
 
@@ -125,12 +135,21 @@ public struct GroupedTrainingForm: AttentionTrainingForm {
 
     /// See ``AttentionTrainingForm/callAsFunction(_:_:on:)``.
     public func callAsFunction(_ x: Tensor, _ batch: TrainingBatch, on operations: DifferentiableOperations) -> Tensor {
-        let projected = operations.linear([x], [[query.part()], [key.part()], [value.part()]])
-        var (q, k) = (projected[0], projected[1])
-        if let norms {
-            q = normalized(q, norms.query, norms.epsilon, operations)
-            k = normalized(k, norms.key, norms.epsilon, operations)
+        guard let norms else {
+            // Queries, keys and values side by side: one product, where their weights lie so.
+            let all = operations.linear([x], [[query.part(), key.part(), value.part()]])[0]
+            let (q, kv) = (heads.queryHeads * headWidth, heads.kvHeads * headWidth)
+            return heads.attend(
+                AttentionOperands(
+                    query: HeadsView(all, columns: 0..<q, heads: heads.queryHeads, elements: 0..<headWidth),
+                    key: HeadsView(all, columns: q..<q + kv, heads: heads.kvHeads, elements: 0..<headWidth),
+                    value: HeadsView(
+                        all, columns: q + kv..<q + 2 * kv, heads: heads.kvHeads, elements: 0..<headWidth)), batch,
+                on: operations)
         }
+        let projected = operations.linear([x], [[query.part()], [key.part()], [value.part()]])
+        let q = normalized(projected[0], norms.query, norms.epsilon, operations)
+        let k = normalized(projected[1], norms.key, norms.epsilon, operations)
         return heads.attend(
             AttentionOperands(
                 query: HeadsView(q, heads: heads.queryHeads, elements: 0..<headWidth),
@@ -142,7 +161,7 @@ public struct GroupedTrainingForm: AttentionTrainingForm {
         _ x: Tensor, _ weight: Parameter, _ epsilon: Float, _ operations: DifferentiableOperations
     ) -> Tensor {
         let perHead = operations.reshape(x, [x.count / headWidth, headWidth])
-        let normalized = operations.rmsNorm(perHead, weight: weight, epsilon: epsilon, output: .f32)
+        let normalized = operations.rmsNorm(perHead, weight: weight, epsilon: epsilon, output: x.dtype)
         return operations.reshape(normalized, x.shape)
     }
 }
@@ -172,13 +191,18 @@ public struct TiedTrainingForm: AttentionTrainingForm {
 
     /// See ``AttentionTrainingForm/callAsFunction(_:_:on:)``.
     public func callAsFunction(_ x: Tensor, _ batch: TrainingBatch, on operations: DifferentiableOperations) -> Tensor {
-        let projected = operations.linear([x], [[query.part()], [state.part()], [rotaryKey.part()]])
+        let all = operations.linear([x], [[query.part(), state.part(), rotaryKey.part()]])[0]
+        let (q, states) = (heads.queryHeads * headWidth, heads.kvHeads * headWidth)
+        func tied(_ elements: Range<Int>) -> HeadsView {
+            HeadsView(all, columns: q..<q + states, heads: heads.kvHeads, elements: elements)
+        }
         return heads.attend(
             AttentionOperands(
-                query: HeadsView(projected[0], heads: heads.queryHeads, elements: 0..<headWidth),
-                key: HeadsView(projected[1], heads: heads.kvHeads, elements: 0..<(headWidth - rotaryWidth)),
-                keyOnce: HeadsView(projected[2], heads: 1, elements: 0..<rotaryWidth),
-                value: HeadsView(projected[1], heads: heads.kvHeads, elements: 0..<headWidth)), batch, on: operations)
+                query: HeadsView(all, columns: 0..<q, heads: heads.queryHeads, elements: 0..<headWidth),
+                key: tied(0..<headWidth - rotaryWidth),
+                keyOnce: HeadsView(
+                    all, columns: q + states..<q + states + rotaryWidth, heads: 1, elements: 0..<rotaryWidth),
+                value: tied(0..<headWidth)), batch, on: operations)
     }
 }
 

@@ -14,12 +14,16 @@ public struct MemoryCheckpoint: Checkpoint {
     public var tokenizer: TokenizerSource { .none }
     private let tensors: [String: Tensor]
 
-    /// The weights of a model as they are: later training steps change them too, but not decoders made before.
-    public init(_ model: TrainableDecoder, name: String = "the trained model") {
+    /// The weights of a model as they are: later training steps change them too, but not decoders made before. Those on a GPU
+    /// are copied.
+    /// - Throws: what has failed on the GPU.
+    public init(_ model: TrainableDecoder, name: String = "the trained model") throws {
         self.name = name
         configuration = model.configuration
         tensorNaming = model.names
-        tensors = Dictionary(uniqueKeysWithValues: model.parameters().map { ($0.name, $0.parameter.value) })
+        let parameters = model.parameters()
+        let values = try model.operations.backend.toHost(parameters.map(\.parameter.value))
+        tensors = Dictionary(uniqueKeysWithValues: zip(parameters.map(\.name), values))
     }
 
     /// None.

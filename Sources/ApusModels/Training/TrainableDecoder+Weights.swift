@@ -65,11 +65,8 @@ extension TrainableDecoder {
                 return Self.freshWeight(
                     role, shape, seed: seed, deviation: deviation, .huggingFace(configuration))
             }
-            let tensor = try checkpoint.finiteTensor(role).float32()
             // A copy: the file's own bytes are read-only.
-            let copy = Tensor(uninitialized: shape)
-            operations.backend.convert(tensor, into: copy)
-            return copy
+            return operations.backend.copyToDevice(try checkpoint.finiteTensor(role).float32())
         }
     }
 }

@@ -14,6 +14,8 @@ extension TrainableDecoder {
         for role in configuration.tensorRoles {
             writer.add(names.name(of: role), shape: configuration.shape(of: role), dtype: .f32)
         }
-        try writer.write(to: FilePath.join(folder, "model.safetensors")) { values[$0]! }
+        try writer.write(to: FilePath.join(folder, "model.safetensors")) {
+            try operations.backend.toHost([values[$0]!])[0]
+        }
     }
 }

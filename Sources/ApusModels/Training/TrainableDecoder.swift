@@ -19,6 +19,8 @@ public final class TrainableDecoder: Module {
     let names: TensorNames
     let weights: [TensorRole: Parameter]
     private let layers: [Layer]
+    /// Steps of the same sequences share their angles.
+    private var lastBatch: TrainingBatch?
 
     /// The weights and the form of one layer.
     private struct Layer {
@@ -48,7 +50,7 @@ public final class TrainableDecoder: Module {
         var weights: [TensorRole: Parameter] = [:]
         for role in local.tensorRoles {
             guard let sharding = ranks?.sharding else {
-                weights[role] = Parameter(try tensor(role, local.shape(of: role)))
+                weights[role] = Parameter(operations.backend.onDevice(try tensor(role, local.shape(of: role))))
                 continue
             }
             let share = sharding.share(of: role)
@@ -59,7 +61,20 @@ public final class TrainableDecoder: Module {
             // What is added once stays zero on the other ranks.
             weights[role] = Parameter(copy, isTrainable: share.cut != .onFirstRank || sharding.rank == 0)
         }
+        try operations.backend.check()
         self.weights = weights
+        // Products of one input are one product.
+        for index in 0..<configuration.layerCount {
+            func join(_ tensors: [LayerTensor]) {
+                Parameter.join(tensors.compactMap { weights[.layer(index, $0)] })
+            }
+            if case .tied = configuration.attention {
+                join([.query, .tiedState, .rotaryKey])
+            } else if case .grouped = configuration.attention, !configuration.queryKeyNorm {
+                join([.query, .key, .value])
+            }
+            join([.gate, .up])
+        }
         layers = (0..<configuration.layerCount).map { index in
             let tensors = LayerWeights(configuration: local, index: index, weights: weights)
             let isLast = index + 1 == configuration.layerCount
@@ -73,8 +88,12 @@ public final class TrainableDecoder: Module {
 
     /// A batch of packed sequences that begin at the rows `starts` (the last is the number of rows).
     public func batch(starts: [Int]) -> TrainingBatch {
-        TrainingBatch(
-            starts: starts, rotary: configuration.rotary.embedding, sliding: configuration.slidingRotary?.embedding)
+        if let lastBatch, lastBatch.starts == starts { return lastBatch }
+        let batch = TrainingBatch(
+            starts: starts, rotary: configuration.rotary.embedding, sliding: configuration.slidingRotary?.embedding
+        ).on(operations.backend)
+        lastBatch = batch
+        return batch
     }
 
     /// The normalised last hidden state [tokens, hidden], in the dtype of products.
@@ -97,8 +116,8 @@ public final class TrainableDecoder: Module {
                 let mixed = leave(operations.linear(attended, layer.output.weight, bias: layer.output.bias))
                 let (x, normalized) = operations.addRMSNorm(
                     mixed, to: state[0], weight: layer.feedForwardNorm, epsilon: epsilon)
-                let inner = operations.linear([enter(normalized)], [[LinearPart(layer.gate)], [LinearPart(layer.up)]])
-                let fed = leave(operations.linear(operations.swiglu(gate: inner[0], up: inner[1]), layer.down))
+                let inner = operations.linear([enter(normalized)], [[LinearPart(layer.gate), LinearPart(layer.up)]])
+                let fed = leave(operations.linear(operations.swiglu(halves: inner[0]), layer.down))
                 let next = operations.addRMSNorm(fed, to: x, weight: layer.nextNorm, epsilon: epsilon)
                 return [next.sum, next.normalized]
             }
@@ -123,14 +142,14 @@ public final class TrainableDecoder: Module {
     /// - Returns: the loss, and each row's log-probability of its target.
     public func loss(
         _ tokens: [Int32], targets: [Int32], _ batch: TrainingBatch, weights: [Float]? = nil
-    ) -> (loss: Tensor, logProbabilities: [Float]) {
+    ) -> (loss: Tensor, logProbabilities: Tensor) {
         loss(ofHidden: hidden(tokens, batch), targets: targets, weights: weights)
     }
 
     /// As ``loss(_:targets:_:weights:)``, of what ``hidden(_:_:)`` gave.
     public func loss(
         ofHidden hidden: Tensor, targets: [Int32], weights: [Float]? = nil
-    ) -> (loss: Tensor, logProbabilities: [Float]) {
+    ) -> (loss: Tensor, logProbabilities: Tensor) {
         guard let ranks else {
             return operations.crossEntropy(hidden, head: headWeight, targets: targets, weights: weights)
         }
@@ -146,7 +165,7 @@ public final class TrainableDecoder: Module {
     ///
     /// Precondition: the model has a language-model head.
     public func logits(_ tokens: [Int32], _ batch: TrainingBatch) -> Tensor {
-        let own = operations.linear(hidden(tokens, batch), headWeight)
+        let own = operations.linear(hidden(tokens, batch), headWeight, output: .f32)
         return ranks?.gatherLogits(own, backend: operations.backend) ?? own
     }
 
@@ -157,7 +176,7 @@ public final class TrainableDecoder: Module {
         guard let score = weights[.score] else { preconditionFailure("scores of a language model") }
         precondition(zip(batch.starts, batch.starts.dropFirst()).allSatisfy(<), "an empty sequence: \(batch.starts)")
         let last = operations.rows(hidden(tokens, batch), batch.starts.dropFirst().map { $0 - 1 })
-        return operations.linear(last, score)
+        return operations.linear(last, score, output: .f32)
     }
 
     /// The language-model head's weight [vocabulary, hidden].

@@ -52,7 +52,7 @@ struct PolicyForward {
             parts(outputs, tokens: microBatchTokens) { $0.prompt.count + $0.tokens.count }.flatMap { part in
                 let forward = PolicyForward(part)
                 let hidden = forward.hidden(model)
-                let all = model.loss(ofHidden: hidden, targets: forward.targets).logProbabilities
+                let all = model.loss(ofHidden: hidden, targets: forward.targets).logProbabilities.floats
                 let values = head?(hidden, on: model.operations).floats ?? []
                 var first = 0
                 return part.map { output in

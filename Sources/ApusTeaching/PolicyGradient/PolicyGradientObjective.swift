@@ -72,7 +72,9 @@ public final class PolicyGradientObjective: TrainingObjective {
         self.model = model
         self.engine = engine
         self.materials = materials
-        valueHead = materials.task == .ppo ? ValueHead(width: model.configuration.hiddenSize) : nil
+        valueHead =
+            materials.task == .ppo
+            ? ValueHead(width: model.configuration.hiddenSize, on: model.operations.backend) : nil
         let settings = materials.settings
         shaping = RewardShaping(
             factor: settings.rewardScaleFactor, share: settings.rewardScaleShare, about: settings.rewardScaleAbout,

@@ -7,9 +7,9 @@ public final class ValueHead: Module {
     private let bias: Parameter
 
     /// A head that expects 0 everywhere.
-    public init(width: Int) {
+    public init(width: Int, on backend: any DifferentiableBackend = CPUBackend.shared) {
         func zeros(_ shape: Shape) -> Parameter {
-            Parameter(Tensor([Float](repeating: 0, count: shape.count), shape: shape))
+            Parameter(backend.onDevice(Tensor([Float](repeating: 0, count: shape.count), shape: shape)))
         }
         weight = zeros([1, width])
         bias = zeros([1])
@@ -17,7 +17,7 @@ public final class ValueHead: Module {
 
     /// Values [rows, 1] of hidden states [rows, width].
     public func callAsFunction(_ hidden: Tensor, on operations: DifferentiableOperations) -> Tensor {
-        operations.linear(hidden, weight, bias: bias)
+        operations.linear(hidden, weight, bias: bias, output: .f32)
     }
 
     /// See `Module`.

@@ -1,5 +1,6 @@
 import ApusEngine
 import ApusModels
+import ApusTensor
 import ApusText
 
 /// Draws outputs from a model that is being trained, by an ``Engine`` that reads the weights where training keeps them.
@@ -66,7 +67,10 @@ public final class RolloutEngine {
     deinit { engine.shutdown() }
 
     private static func decoder(_ model: TrainableDecoder) throws -> Decoder {
-        try Decoder(checkpoint: MemoryCheckpoint(model), backend: model.operations.backend, usesWeightsInPlace: true)
+        // A model on a GPU is copied, and draws on the CPU.
+        let cpu = model.operations.backend as? CPUBackend
+        return try Decoder(
+            checkpoint: MemoryCheckpoint(model), backend: cpu ?? .shared, usesWeightsInPlace: cpu != nil)
     }
 
     /// Goes on with the weights as they are now.

@@ -1,8 +1,9 @@
 /// Operations that record what their gradients need: few and fused, so that a training step is tens of calls a layer.
 ///
-/// The residual stream, queries, keys, values and everything gradients gather in are float32. With `compute` bf16 the
-/// operands of products (normalised rows, attention's and SwiGLU's outputs, weights, and the gradients that meet them) are
-/// rounded to bf16; sums stay float32.
+/// The residual stream and everything gradients gather in are float32. With `compute` bf16 the operands of products
+/// (normalised rows, attention's and SwiGLU's outputs, weights, and the gradients that meet them) are rounded to bf16; sums
+/// stay float32. What products give (queries, keys, values, the halves of SwiGLU, logits) is float32 on the CPU and in the
+/// dtype of products on a GPU.
 public struct DifferentiableOperations: Sendable {
     /// Where they run.
     public let backend: any DifferentiableBackend
@@ -15,4 +16,7 @@ public struct DifferentiableOperations: Sendable {
         self.backend = backend
         self.compute = compute
     }
+
+    /// Dtype of what products give.
+    var activation: DType { backend.activationType(compute: compute) }
 }

@@ -11,6 +11,8 @@ package final class GradientNode: @unchecked Sendable {
     struct Slot {
         var tensor: Tensor
         var isOwned: Bool
+        /// Whether it is zero whatever lies there: what comes first is written rather than added.
+        var isCleared = false
     }
 
     private static let created = Atomic<UInt64>(0)
@@ -23,6 +25,8 @@ package final class GradientNode: @unchecked Sendable {
     var pullback: Pullback?
     var slots: [Slot?]
     var isQueued = false
+    /// Makes the memory that a leaf's gradient gathers in, where it has a place of its own.
+    var makeGradient: ((any DifferentiableBackend) -> Tensor)?
 
     /// A leaf.
     init() {

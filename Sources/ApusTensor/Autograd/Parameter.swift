@@ -10,6 +10,7 @@ public final class Parameter: @unchecked Sendable {
     public var isTrainable: Bool
     private let node = GradientNode()
     private var narrow: Tensor?
+    private var makeNarrow: ((any DifferentiableBackend, DType) -> Tensor)?
     private var isNarrowStale = true
 
     /// A parameter over float32 values that nobody else writes.
@@ -28,19 +29,40 @@ public final class Parameter: @unchecked Sendable {
     var edge: GradientEdge? { isTrainable ? GradientEdge(node: node, output: 0) : nil }
 
     /// The gradient that backward passes have added up since it was last cleared; nil when none came.
-    public var gradient: Tensor? { node.slots[0]?.tensor }
+    public var gradient: Tensor? {
+        guard let slot = node.slots[0] else { return nil }
+        if slot.isCleared {
+            slot.tensor.fillWithZeros()
+            node.slots[0]?.isCleared = false
+        }
+        return slot.tensor
+    }
 
     /// Forgets the gradient.
     public func clearGradient() { node.slots[0] = nil }
 
     /// Sets the gradient to zero where there is one, keeping its memory.
-    public func zeroGradient() { gradient?.fillWithZeros() }
+    public func zeroGradient() { node.slots[0]?.isCleared = true }
+
+    /// Lays matrices of one width side by side: their bf16 copies and their gradients, so that products take those that
+    /// follow each other as one matrix. Precondition: neither copy nor gradient has been made.
+    package static func join(_ parameters: [Parameter]) {
+        guard let width = parameters.first?.shape[-1], parameters.count > 1,
+            parameters.allSatisfy({ $0.shape.rank == 2 && $0.shape[1] == width })
+        else { return }
+        let run = ParameterRun(rows: parameters.map { $0.shape[0] }, width: width)
+        for (index, parameter) in parameters.enumerated() {
+            precondition(parameter.narrow == nil && parameter.node.slots[0] == nil, "joined too late")
+            parameter.makeNarrow = { run.narrow(index, $1, on: $0) }
+            parameter.node.makeGradient = { run.gradient(index, on: $0) }
+        }
+    }
 
     /// The values in the precision of products. The bf16 copy is made when it is first asked for after a change.
     func values(as dtype: DType, on backend: any DifferentiableBackend) -> Tensor {
         guard dtype != .f32 else { return value }
         if isNarrowStale || narrow == nil {
-            let copy = narrow ?? Tensor(uninitialized: shape, dtype: dtype)
+            let copy = narrow ?? makeNarrow?(backend, dtype) ?? backend.makeTensor(shape, dtype)
             backend.convert(value, into: copy)
             narrow = copy
             isNarrowStale = false
@@ -52,6 +74,46 @@ public final class Parameter: @unchecked Sendable {
     /// - Parameter body: returns whether it has written the copy.
     package func update(_ body: (_ value: Tensor, _ narrow: Tensor?) -> Bool) {
         isNarrowStale = !body(value, narrow)
+    }
+
+    /// Replaces the values by others of the same shape, from anywhere.
+    package func assign(_ values: Tensor, on backend: any DifferentiableBackend) {
+        backend.convert(values, into: value)
+        isNarrowStale = true
+    }
+}
+
+/// Memory that the copies and gradients of several parameters share.
+private final class ParameterRun: @unchecked Sendable {
+    private let starts: [Int]
+    private let width: Int
+    private var narrow: Tensor?
+    /// The gradients' memory, as long as a gradient lies in it, and whose have been there.
+    private weak var gradients: Storage?
+    private var taken: Set<Int> = []
+
+    init(rows: [Int], width: Int) {
+        starts = rows.reduce(into: [0]) { $0.append($0.last! + $1) }
+        self.width = width
+    }
+
+    func narrow(_ index: Int, _ dtype: DType, on backend: any DifferentiableBackend) -> Tensor {
+        let all = narrow ?? backend.makeTensor([starts.last!, width], dtype)
+        narrow = all
+        return all.rows(starts[index]..<starts[index + 1])
+    }
+
+    func gradient(_ index: Int, on backend: any DifferentiableBackend) -> Tensor {
+        let shape: Shape = [starts.last!, width]
+        let all: Tensor
+        if let gradients, taken.insert(index).inserted {
+            all = Tensor(storage: gradients, shape: shape, dtype: .f32)
+        } else {
+            all = backend.makeTensor(shape, .f32)
+            gradients = all.storage
+            taken = [index]
+        }
+        return all.rows(starts[index]..<starts[index + 1])
     }
 }
 
@@ -86,14 +148,14 @@ public func valueAndGrad(
     loss.backward(on: backend)
     var gradients: [String: Tensor] = [:]
     for (name, parameter) in parameters where parameter.isTrainable {
-        gradients[name] = parameter.gradient ?? zeros(parameter.shape)
+        gradients[name] = parameter.gradient ?? zeros(parameter.shape, on: backend)
         parameter.clearGradient()
     }
     return (loss.floats[0], gradients)
 }
 
-private func zeros(_ shape: Shape) -> Tensor {
-    let result = Tensor(uninitialized: shape)
+private func zeros(_ shape: Shape, on backend: any DifferentiableBackend) -> Tensor {
+    let result = backend.makeTensor(shape, .f32)
     result.fillWithZeros()
     return result
 }

@@ -54,7 +54,7 @@ public protocol Backend: AnyObject, Sendable {
     /// `x *= factor`, in place.
     func scale(_ x: Tensor, by factor: Float)
 
-    /// `sum += x`, in place.
+    /// `sum += x`, in place; `x` float32 or bf16.
     func add(_ x: Tensor, to sum: Tensor)
 
     /// Rotates the first `rotaryWidth` elements of each head of `x` [tokens, heads, width], in place; `x` may be a view whose

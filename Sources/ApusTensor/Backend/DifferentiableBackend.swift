@@ -1,8 +1,31 @@
 /// What training asks of a device beyond ``Backend``: forward passes that keep what gradients need, and backward passes.
 ///
-/// Shapes that do not fit are programming errors of the caller. Results do not depend on the number of threads.
+/// Shapes that do not fit are programming errors of the caller. Results do not depend on the number of threads. What
+/// operations make lies in the device's memory; what they read may lie in main memory, from where it is copied.
+///
+/// A device works behind the caller: operations that fail (its memory does not suffice, a launch is refused) give tensors
+/// without meaning, and so do all after them; the first error is thrown by ``check()``.
 public protocol DifferentiableBackend: Backend {
-    /// `c = a b`, or `c += a b`: a [m, k], b [k, n], both float32 or both bf16; c [m, n] float32.
+    /// The dtype of activations, and of the gradients between operations, where products multiply operands of `compute`.
+    func activationType(compute: DType) -> DType
+
+    /// Rows of logits, of so many tokens each, that pass through a language-model head at a time.
+    func headRows(vocabulary: Int) -> Int
+
+    /// Uninitialised memory of the device.
+    func makeTensor(_ shape: Shape, _ dtype: DType) -> Tensor
+
+    /// A copy in the device's memory, which nobody else holds.
+    func copyToDevice(_ x: Tensor) -> Tensor
+
+    /// The tensors in main memory, themselves where they lie there. Waits for the device, once for all of them.
+    /// - Throws: as ``check()``.
+    func toHost(_ tensors: [Tensor]) throws -> [Tensor]
+
+    /// Waits for the device, and throws the first error since the last call.
+    func check() throws
+
+    /// `c = a b`, or `c += a b`: a [m, k], b [k, n], both float32 or both bf16; c [m, n] float32 (on a GPU also bf16).
     func multiply(_ a: MatrixView, _ b: MatrixView, into c: MatrixView, accumulate: Bool)
 
     /// Writes the elements of `x` in the other's dtype (float32 or bf16, to nearest even). Precondition: same shape.
@@ -15,38 +38,54 @@ public protocol DifferentiableBackend: Backend {
         _ x: Tensor, adding addend: Tensor?, weight: Tensor, epsilon: Float, output: DType
     ) -> (sum: Tensor, normalized: Tensor, inverse: Tensor)
 
-    /// `result = base + dx`, `weightGradient += dw` of ``rmsNormForward(_:adding:weight:epsilon:output:)``, x being the sum.
+    /// `result = base + dx` and `weightGradient = dw` (or `+= dw`) of
+    /// ``rmsNormForward(_:adding:weight:epsilon:output:)``, x being the sum.
+    /// - Parameters:
+    ///   - narrow: receives the result in bf16 too.
+    ///   - weightGradient: nil where nobody asks.
     func rmsNormBackward(
         _ x: Tensor, weight: Tensor, inverse: Tensor, gradient: Tensor, base: Tensor?, into result: Tensor,
-        weightGradient: Tensor)
+        narrow: Tensor?, weightGradient: Tensor?, adds: Bool)
 
-    /// `silu(gate) * up` in `output`'s dtype.
-    func swigluForward(gate: Tensor, up: Tensor, output: DType) -> Tensor
+    /// `silu(gate) * up`, contiguous, in `output`'s dtype. Rows of gate and up have the same stride.
+    func swigluForward(gate: MatrixView, up: MatrixView, output: DType) -> Tensor
 
-    /// Gradients of gate and up, in `output`'s dtype.
-    func swigluBackward(gate: Tensor, up: Tensor, gradient: Tensor, output: DType) -> (gate: Tensor, up: Tensor)
+    /// Gradients of gate and up, written to views of the same stride.
+    func swigluBackward(
+        gate: MatrixView, up: MatrixView, gradient: Tensor, gateGradient: MatrixView, upGradient: MatrixView)
+
+    /// Rows of a [rows, width] tensor in the order asked for, in its dtype.
+    func gatherRows(_ x: Tensor, _ rows: [Int32]) -> Tensor
 
     /// `tableGradient[tokens[i]] += gradient[i]`, in order.
     func embeddingBackward(_ tokens: [Int32], gradient: Tensor, tableGradient: Tensor)
 
     /// For each row of logits its target's log-probability (0 where the target is negative), and where `gradient` is given
     /// the gradient of -scale[row] x log-probability (`gradient` may be `logits`).
+    /// - Parameters:
+    ///   - targets: int32 [rows].
+    ///   - scale: float32 [rows].
+    ///   - logProbabilities: float32 [rows], written.
     func crossEntropy(
-        _ logits: Tensor, targets: ArraySlice<Int32>, scale: ArraySlice<Float>, gradient: Tensor?
-    ) -> [Float]
+        _ logits: Tensor, targets: Tensor, scale: Tensor, gradient: Tensor?, logProbabilities: Tensor)
+
+    /// `factor x` the sum of a[i] b[i] over float32 tensors, summed in float64: float32 [1].
+    func weightedSum(_ a: Tensor, _ b: Tensor, factor: Float) -> Tensor
 
     /// Copies a row, float32, into every row of `result`.
     func fill(_ result: MatrixView, withRow row: Tensor)
 
-    /// `sums += ` the sums of the columns of `x` (float32 or bf16).
-    func addColumnSums(_ x: MatrixView, to sums: Tensor)
+    /// `sums = `, or `+= `, the sums of the columns of `x` (float32 or bf16).
+    func columnSums(_ x: MatrixView, to sums: Tensor, adds: Bool)
 
-    /// Sum of squares in float64; NaN or infinite if an element is.
-    func sumOfSquares(_ x: Tensor) -> Double
+    /// Sum of the squares of all elements, float64 [1]; NaN or infinite if an element is.
+    func sumOfSquares(_ tensors: [Tensor]) -> Tensor
 
-    /// One step of AdamW on values, moments and the values' bf16 copy, in place.
-    func adamW(
-        _ step: AdamWStep, gradient: Tensor, values: Tensor, firstMoment: Tensor, secondMoment: Tensor, narrow: Tensor?)
+    /// One step of AdamW on tensors, in place.
+    /// - Parameters:
+    ///   - clip: the largest norm of all gradients together; 0 for any.
+    ///   - squares: that norm's square, float64 [1]; where it is not finite nothing changes.
+    func adamW(_ step: AdamWStep, _ updates: [AdamWUpdate], clip: Float, squares: Tensor)
 
     /// Rotates pairs of each head of a view (its whole width), in place, by the angles of each token's row.
     func rotate(_ view: HeadsView, cosine: Tensor, sine: Tensor, isInterleaved: Bool)
@@ -64,9 +103,12 @@ public protocol DifferentiableBackend: Backend {
 }
 
 extension DifferentiableBackend {
+    /// The tensor itself where it lies in the device's memory, or else a copy there.
+    public func onDevice(_ x: Tensor) -> Tensor { x.device == device ? x : copyToDevice(x) }
+
     /// A copy of `x` in another dtype (float32 or bf16).
     func converted(_ x: Tensor, to dtype: DType) -> Tensor {
-        let result = Tensor(uninitialized: x.shape, dtype: dtype)
+        let result = makeTensor(x.shape, dtype)
         convert(x, into: result)
         return result
     }
@@ -124,23 +166,19 @@ public struct AdamWStep: Sendable {
     public var beta2: Float
     /// Added to the root of the second moment.
     public var epsilon: Float
-    /// Decoupled weight decay.
-    public var weightDecay: Float
-    /// Factor on the gradient (clipping, accumulation).
+    /// Factor on the gradient, before clipping.
     public var gradientScale: Float
     /// Which step it is, from 1.
     public var step: Int
 
     /// A step's hyperparameters.
     public init(
-        learningRate: Float, beta1: Float, beta2: Float, epsilon: Float, weightDecay: Float, gradientScale: Float,
-        step: Int
+        learningRate: Float, beta1: Float, beta2: Float, epsilon: Float, gradientScale: Float = 1, step: Int
     ) {
         self.learningRate = learningRate
         self.beta1 = beta1
         self.beta2 = beta2
         self.epsilon = epsilon
-        self.weightDecay = weightDecay
         self.gradientScale = gradientScale
         self.step = step
     }
@@ -154,6 +192,35 @@ public struct AdamWStep: Sendable {
             exponent >>= 1
         }
         return Float(1 - power)
+    }
+}
+
+/// What a step of AdamW changes together.
+public struct AdamWUpdate: Sendable {
+    /// Of the values, float32.
+    public var gradient: Tensor
+    /// Float32.
+    public var values: Tensor
+    /// Running mean of the gradient, float32.
+    public var firstMoment: Tensor
+    /// Running mean of its square, float32.
+    public var secondMoment: Tensor
+    /// The values in bf16, kept in step where given.
+    public var narrow: Tensor?
+    /// Decoupled weight decay.
+    public var weightDecay: Float
+
+    /// Values with what belongs to them.
+    public init(
+        gradient: Tensor, values: Tensor, firstMoment: Tensor, secondMoment: Tensor, narrow: Tensor?,
+        weightDecay: Float
+    ) {
+        self.gradient = gradient
+        self.values = values
+        self.firstMoment = firstMoment
+        self.secondMoment = secondMoment
+        self.narrow = narrow
+        self.weightDecay = weightDecay
     }
 }
 
@@ -177,7 +244,7 @@ public struct SequenceAttention: Sendable, Equatable {
     }
 }
 
-/// Rows [tokens][heads][width] inside a float32 tensor.
+/// Rows [tokens][heads][width] inside a tensor.
 public struct HeadsView: Sendable {
     /// What they lie in.
     public var tensor: Tensor
@@ -192,18 +259,29 @@ public struct HeadsView: Sendable {
     /// Elements from head to head.
     public var headStride: Int
 
-    /// Elements `range` of each head of a [tokens, heads x headStride] tensor.
-    public init(_ tensor: Tensor, heads: Int, elements range: Range<Int>) {
-        let width = tensor.shape[-1]
-        precondition(heads > 0 && width % heads == 0, "\(heads) heads in rows of \(width)")
-        precondition(
-            range.lowerBound >= 0 && range.upperBound <= width / heads, "elements \(range) of \(width / heads)")
+    /// Elements `range` of each head, where heads are the columns of a [tokens, .] tensor (all unless given), cut evenly.
+    public init(_ tensor: Tensor, columns: Range<Int>? = nil, heads: Int, elements range: Range<Int>) {
+        let columns = columns ?? 0..<tensor.shape[-1]
+        precondition(columns.upperBound <= tensor.shape[-1], "columns \(columns) of \(tensor.shape)")
+        precondition(heads > 0 && columns.count % heads == 0, "\(heads) heads in rows of \(columns.count)")
+        let width = columns.count / heads
+        precondition(range.lowerBound >= 0 && range.upperBound <= width, "elements \(range) of \(width)")
         self.tensor = tensor
-        offset = range.lowerBound
+        offset = columns.lowerBound + range.lowerBound
         self.heads = heads
         self.width = range.count
-        tokenStride = width
-        headStride = width / heads
+        tokenStride = tensor.shape[-1]
+        headStride = width
+    }
+
+    /// Heads that follow these in the same rows, as one view with them; nil where others do not.
+    func followed(by other: HeadsView) -> HeadsView? {
+        guard tensor.beginsWhere(other.tensor), width == other.width, tokenStride == other.tokenStride,
+            headStride == other.headStride, other.offset == offset + heads * headStride
+        else { return nil }
+        var result = self
+        result.heads += other.heads
+        return result
     }
 
     /// The same place in another tensor of that shape.

@@ -75,6 +75,7 @@ extension CPUBackend {
 
     /// See ``Backend/add(_:to:)``.
     public func add(_ x: Tensor, to sum: Tensor) {
+        let x = x.dtype == .bf16 ? converted(x, to: .f32) : x
         let (rows, width) = Self.matrix(x, "add")
         precondition(sum.shape == x.shape && sum.isContiguous && sum.dtype == .f32, "add: \(x.shape) to \(sum.shape)")
         let target = sum.pointer(as: Float.self)

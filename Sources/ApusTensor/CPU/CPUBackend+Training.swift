@@ -1,6 +1,30 @@
 import CApusKernels
 
 extension CPUBackend: DifferentiableBackend {
+    /// Float32.
+    public func activationType(compute: DType) -> DType { .f32 }
+
+    /// A block's logits take about 16 MB, and at least 64 rows keep the products efficient.
+    public func headRows(vocabulary: Int) -> Int { max(64, (4 << 20) / max(vocabulary, 1) / 64 * 64) }
+
+    /// See ``DifferentiableBackend/makeTensor(_:_:)``.
+    public func makeTensor(_ shape: Shape, _ dtype: DType) -> Tensor { Tensor(uninitialized: shape, dtype: dtype) }
+
+    /// See ``DifferentiableBackend/copyToDevice(_:)``.
+    public func copyToDevice(_ x: Tensor) -> Tensor {
+        precondition(x.isContiguous, "a copy of a view")
+        let result = Tensor(uninitialized: x.shape, dtype: x.dtype)
+        result.rawPointer.copyMemory(from: x.rawPointer, byteCount: x.byteCount)
+        withExtendedLifetime(x) {}
+        return result
+    }
+
+    /// The tensors themselves.
+    public func toHost(_ tensors: [Tensor]) -> [Tensor] { tensors }
+
+    /// Does nothing: what fails here stops the process.
+    public func check() {}
+
     /// See ``DifferentiableBackend/multiply(_:_:into:accumulate:)``.
     public func multiply(_ a: MatrixView, _ b: MatrixView, into c: MatrixView, accumulate: Bool) {
         let (m, k) = a.isTransposed ? (a.columns, a.rows) : (a.rows, a.columns)
@@ -61,46 +85,60 @@ extension CPUBackend: DifferentiableBackend {
         return (sum, normalized, inverse)
     }
 
-    /// See ``DifferentiableBackend/rmsNormBackward(_:weight:inverse:gradient:base:into:weightGradient:)``.
+    /// See ``DifferentiableBackend/rmsNormBackward(_:weight:inverse:gradient:base:into:narrow:weightGradient:adds:)``.
     public func rmsNormBackward(
         _ x: Tensor, weight: Tensor, inverse: Tensor, gradient: Tensor, base: Tensor?, into result: Tensor,
-        weightGradient: Tensor
+        narrow: Tensor?, weightGradient: Tensor?, adds: Bool
     ) {
+        let target = weightGradient ?? Tensor(uninitialized: weight.shape)
+        if weightGradient == nil || !adds { target.fillWithZeros() }
         let (rows, width) = Self.matrix(x, "rmsNormBackward")
         precondition(gradient.dtype == .f32 && gradient.count == x.count, "rmsNormBackward: \(gradient.shape)")
         precondition(base == nil || base!.dtype == .f32 && base!.count == x.count, "rmsNormBackward: base")
         let status = apus_rms_norm_backward(
             pool, Int64(rows), Int64(width), x.pointer(as: Float.self), weight.pointer(as: Float.self),
             inverse.pointer(as: Float.self), gradient.pointer(as: Float.self), base?.pointer(as: Float.self),
-            result.pointer(as: Float.self), weightGradient.pointer(as: Float.self))
+            result.pointer(as: Float.self), target.pointer(as: Float.self))
         Self.checkScratch(status)
+        if let narrow { convert(result, into: narrow) }
         withExtendedLifetime((x, weight, inverse, gradient, base)) {}
     }
 
     /// See ``DifferentiableBackend/swigluForward(gate:up:output:)``.
-    public func swigluForward(gate: Tensor, up: Tensor, output: DType) -> Tensor {
-        let (rows, width) = Self.matrix(gate, "swiglu")
-        let result = Tensor(uninitialized: gate.shape, dtype: output)
+    public func swigluForward(gate: MatrixView, up: MatrixView, output: DType) -> Tensor {
+        precondition(
+            gate.tensor.dtype == .f32 && up.tensor.dtype == .f32 && gate.stride == up.stride && gate.rows == up.rows
+                && gate.columns == up.columns, "swiglu: \(gate.tensor.shape)")
+        let result = Tensor(uninitialized: Self.shape(gate.tensor, width: gate.columns), dtype: output)
         apus_swiglu_forward(
-            pool, Int64(rows), Int64(width), gate.pointer(as: Float.self), up.pointer(as: Float.self),
+            pool, Int64(gate.rows), Int64(gate.columns), Self.address(gate), Self.address(up), Int64(gate.stride),
             Self.floatType(output), result.rawPointer)
         withExtendedLifetime((gate, up)) {}
         return result
     }
 
-    /// See ``DifferentiableBackend/swigluBackward(gate:up:gradient:output:)``.
-    public func swigluBackward(gate: Tensor, up: Tensor, gradient: Tensor, output: DType) -> (gate: Tensor, up: Tensor)
-    {
-        let (rows, width) = Self.matrix(gate, "swigluBackward")
-        precondition(gradient.dtype == .f32 && gradient.count == gate.count, "swigluBackward: \(gradient.shape)")
-        let dGate = Tensor(uninitialized: gate.shape, dtype: output)
-        let dUp = Tensor(uninitialized: gate.shape, dtype: output)
+    /// See ``DifferentiableBackend/swigluBackward(gate:up:gradient:gateGradient:upGradient:)``.
+    public func swigluBackward(
+        gate: MatrixView, up: MatrixView, gradient: Tensor, gateGradient: MatrixView, upGradient: MatrixView
+    ) {
+        precondition(
+            gradient.dtype == .f32 && gradient.count == gate.rows * gate.columns
+                && gateGradient.stride == upGradient.stride, "swigluBackward: \(gradient.shape)")
+        let type = gateGradient.tensor.dtype
         apus_swiglu_backward(
-            pool, Int64(rows), Int64(width), gate.pointer(as: Float.self), up.pointer(as: Float.self),
-            gradient.pointer(as: Float.self), Self.floatType(output), dGate.rawPointer, dUp.rawPointer)
-        withExtendedLifetime((gate, up, gradient)) {}
-        return (dGate, dUp)
+            pool, Int64(gate.rows), Int64(gate.columns), Self.address(gate), Self.address(up), Int64(gate.stride),
+            gradient.pointer(as: Float.self), Self.floatType(type),
+            gateGradient.tensor.rawPointer + gateGradient.offset * type.bytesPerBlock,
+            upGradient.tensor.rawPointer + upGradient.offset * type.bytesPerBlock, Int64(gateGradient.stride))
+        withExtendedLifetime((gate, up, gradient, gateGradient, upGradient)) {}
     }
+
+    private static func address(_ view: MatrixView) -> UnsafeMutablePointer<Float> {
+        view.tensor.pointer(as: Float.self) + view.offset
+    }
+
+    /// See ``DifferentiableBackend/gatherRows(_:_:)``.
+    public func gatherRows(_ x: Tensor, _ rows: [Int32]) -> Tensor { x.detached().gatheringRows(rows.map(Int.init)) }
 
     /// See ``DifferentiableBackend/embeddingBackward(_:gradient:tableGradient:)``.
     public func embeddingBackward(_ tokens: [Int32], gradient: Tensor, tableGradient: Tensor) {
@@ -112,25 +150,25 @@ extension CPUBackend: DifferentiableBackend {
         withExtendedLifetime((gradient, tableGradient)) {}
     }
 
-    /// See ``DifferentiableBackend/crossEntropy(_:targets:scale:gradient:)``.
+    /// See ``DifferentiableBackend/crossEntropy(_:targets:scale:gradient:logProbabilities:)``.
     public func crossEntropy(
-        _ logits: Tensor, targets: ArraySlice<Int32>, scale: ArraySlice<Float>, gradient: Tensor?
-    ) -> [Float] {
+        _ logits: Tensor, targets: Tensor, scale: Tensor, gradient: Tensor?, logProbabilities: Tensor
+    ) {
         let (rows, width) = Self.matrix(logits, "crossEntropy")
         precondition(
-            targets.count == rows && scale.count == rows, "crossEntropy: \(targets.count) targets, \(rows) rows")
-        return [Float](unsafeUninitializedCapacity: rows) { result, count in
-            targets.withUnsafeBufferPointer { targets in
-                scale.withUnsafeBufferPointer { scale in
-                    apus_cross_entropy(
-                        pool, Int64(rows), Int64(width), logits.pointer(as: Float.self), targets.baseAddress,
-                        scale.baseAddress, Self.floatType(gradient?.dtype ?? .f32), gradient?.rawPointer,
-                        result.baseAddress)
-                }
-            }
-            withExtendedLifetime((logits, gradient)) {}
-            count = rows
-        }
+            targets.count == rows && targets.dtype == .i32 && scale.count == rows && logProbabilities.count == rows,
+            "crossEntropy: \(targets.count) targets, \(rows) rows")
+        apus_cross_entropy(
+            pool, Int64(rows), Int64(width), logits.pointer(as: Float.self), targets.pointer(as: Int32.self),
+            scale.pointer(as: Float.self), Self.floatType(gradient?.dtype ?? .f32), gradient?.rawPointer,
+            logProbabilities.pointer(as: Float.self))
+        withExtendedLifetime((logits, targets, scale, gradient, logProbabilities)) {}
+    }
+
+    /// See ``DifferentiableBackend/weightedSum(_:_:factor:)``.
+    public func weightedSum(_ a: Tensor, _ b: Tensor, factor: Float) -> Tensor {
+        let total = zip(a.floats, b.floats).reduce(0.0) { $0 + Double($1.0) * Double($1.1) }
+        return Tensor([Float(Double(factor) * total)], shape: [1])
     }
 
     /// See ``DifferentiableBackend/fill(_:withRow:)``.
@@ -145,9 +183,10 @@ extension CPUBackend: DifferentiableBackend {
         withExtendedLifetime((result, row)) {}
     }
 
-    /// See ``DifferentiableBackend/addColumnSums(_:to:)``.
-    public func addColumnSums(_ x: MatrixView, to sums: Tensor) {
-        precondition(sums.count == x.columns && sums.dtype == .f32 && !x.isTransposed, "addColumnSums: \(sums.shape)")
+    /// See ``DifferentiableBackend/columnSums(_:to:adds:)``.
+    public func columnSums(_ x: MatrixView, to sums: Tensor, adds: Bool) {
+        precondition(sums.count == x.columns && sums.dtype == .f32 && !x.isTransposed, "columnSums: \(sums.shape)")
+        if !adds { sums.fillWithZeros() }
         let status = apus_column_sums(
             pool, Int64(x.rows), Int64(x.columns), Self.floatType(x.tensor.dtype),
             x.tensor.rawPointer + x.offset * x.tensor.dtype.bytesPerBlock, Int64(x.stride), sums.pointer(as: Float.self)
@@ -157,25 +196,34 @@ extension CPUBackend: DifferentiableBackend {
     }
 
     /// See ``DifferentiableBackend/sumOfSquares(_:)``.
-    public func sumOfSquares(_ x: Tensor) -> Double {
-        precondition(x.dtype == .f32 && x.isContiguous, "sumOfSquares of \(x.dtype)")
-        defer { withExtendedLifetime(x) {} }
-        return apus_sum_of_squares(pool, Int64(x.count), x.pointer(as: Float.self))
+    public func sumOfSquares(_ tensors: [Tensor]) -> Tensor {
+        let sum = tensors.reduce(0.0) { sum, x in
+            precondition(x.dtype == .f32 && x.isContiguous, "sumOfSquares of \(x.dtype)")
+            defer { withExtendedLifetime(x) {} }
+            return sum + apus_sum_of_squares(pool, Int64(x.count), x.pointer(as: Float.self))
+        }
+        return Tensor(sum)
     }
 
-    /// See ``DifferentiableBackend/adamW(_:gradient:values:firstMoment:secondMoment:narrow:)``.
-    public func adamW(
-        _ step: AdamWStep, gradient: Tensor, values: Tensor, firstMoment: Tensor, secondMoment: Tensor, narrow: Tensor?
-    ) {
-        precondition(gradient.count == values.count && firstMoment.count == values.count, "adamW: counts differ")
-        var parameters = apus_adamw_parameters(
-            learning_rate: step.learningRate, beta1: step.beta1, beta2: step.beta2, epsilon: step.epsilon,
-            weight_decay: step.weightDecay, gradient_scale: step.gradientScale,
-            correction1: step.correction(step.beta1), correction2: step.correction(step.beta2))
-        apus_adamw(
-            pool, Int64(values.count), &parameters, gradient.pointer(as: Float.self), values.pointer(as: Float.self),
-            firstMoment.pointer(as: Float.self), secondMoment.pointer(as: Float.self), narrow?.pointer(as: UInt16.self))
-        withExtendedLifetime((gradient, values, firstMoment, secondMoment, narrow)) {}
+    /// See ``DifferentiableBackend/adamW(_:_:clip:squares:)``.
+    public func adamW(_ step: AdamWStep, _ updates: [AdamWUpdate], clip: Float, squares: Tensor) {
+        let norm = squares.doubles[0].squareRoot() * Double(step.gradientScale)
+        guard norm.isFinite else { return }
+        let factor = clip > 0 && norm > Double(clip) ? Double(clip) / norm : 1
+        for update in updates {
+            precondition(
+                update.gradient.count == update.values.count && update.firstMoment.count == update.values.count
+                    && update.secondMoment.count == update.values.count, "adamW: counts differ")
+            var parameters = apus_adamw_parameters(
+                learning_rate: step.learningRate, beta1: step.beta1, beta2: step.beta2, epsilon: step.epsilon,
+                weight_decay: update.weightDecay, gradient_scale: Float(Double(step.gradientScale) * factor),
+                correction1: step.correction(step.beta1), correction2: step.correction(step.beta2))
+            apus_adamw(
+                pool, Int64(update.values.count), &parameters, update.gradient.pointer(as: Float.self),
+                update.values.pointer(as: Float.self), update.firstMoment.pointer(as: Float.self),
+                update.secondMoment.pointer(as: Float.self), update.narrow?.pointer(as: UInt16.self))
+            withExtendedLifetime(update) {}
+        }
     }
 
     /// See ``DifferentiableBackend/rotate(_:cosine:sine:isInterleaved:)``.

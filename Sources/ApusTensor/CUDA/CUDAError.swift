@@ -13,6 +13,8 @@ public enum CUDAError: Error, Sendable, Equatable {
     case compilation(kernel: String, target: String, log: String)
     /// Arguments or a launch shape that do not fit the kernel.
     case launch(kernel: String, problem: String)
+    /// A GPU whose compute capability the kernels do not run on.
+    case capability(device: String, found: String, expected: String)
     /// A copy that reaches past the end of a buffer. In bytes.
     case range(operation: String, offset: Int, count: Int, size: Int)
 }
@@ -33,6 +35,9 @@ extension CUDAError: CustomStringConvertible {
         case .outOfMemory(let requested, let free, let total, let cached, let inUse):
             return
                 "out of GPU memory: requested \(requested) bytes, free \(free) of \(total), in use \(inUse), cached \(cached)"
+        case .capability(let device, let found, let expected):
+            return
+                "\(device) has compute capability \(found): expected \(expected) (Hopper: H100, H200), whose instructions the kernels use"
         case .compilation(let kernel, let target, let log):
             return "kernel source \(kernel) does not compile for \(target):\n\(log)"
         case .launch(let kernel, let problem):

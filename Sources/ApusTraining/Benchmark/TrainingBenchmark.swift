@@ -18,6 +18,8 @@ public struct TrainingBenchmark {
         public var computeSeconds: Double?
         /// Median seconds of a step's exchanges alone.
         public var communicationSeconds: Double?
+        /// Most bytes of the GPU's memory that tensors took, where it trained there.
+        public var peakDeviceMemory: Int?
         /// Median of the samples.
         public var tokensPerSecond: Double { samples.sorted()[samples.count / 2] }
         /// `6 N` operations per token times the median: the usual measure, which counts neither attention nor
@@ -33,9 +35,11 @@ public struct TrainingBenchmark {
     /// - Parameters:
     ///   - vocabulary: tokens where the recipe names none.
     ///   - replicas: ranks that share each batch; nil for one process.
+    ///   - cpu: the backend where the recipe's device is the CPU.
     public init(
-        _ recipe: Recipe, vocabulary: Int, replicas: (any Communicator)? = nil, on backend: CPUBackend
+        _ recipe: Recipe, vocabulary: Int, replicas: (any Communicator)? = nil, on cpu: CPUBackend
     ) throws {
+        let backend = try recipe.backend(cpu: cpu, ranks: replicas?.size ?? 1)
         let operations = DifferentiableOperations(
             on: backend, compute: recipe.training.compute == .bf16 ? .bf16 : .f32)
         let configuration = try recipe.model.decoderConfiguration(
@@ -90,7 +94,16 @@ public struct TrainingBenchmark {
             parameters: trainer.model.parameterCount, tokensPerStep: reports.first?.tokens ?? 0,
             samples: reports.map { Double($0.tokens) / $0.seconds }, stepSeconds: median(reports.map(\.seconds)),
             computeSeconds: plain.isEmpty ? nil : median(plain),
-            communicationSeconds: exchanges.isEmpty ? nil : median(exchanges))
+            communicationSeconds: exchanges.isEmpty ? nil : median(exchanges),
+            peakDeviceMemory: (trainer.model.operations.backend as? CUDABackend)?.peakMemory)
+    }
+
+    /// Where the time of one more step goes on a GPU: its kernels, the longest first; empty on the CPU.
+    public func profile() async throws -> [(kernel: String, launches: Int, seconds: Double)] {
+        guard let gpu = trainer.model.operations.backend as? CUDABackend else { return [] }
+        try gpu.stream.beginTimeline()
+        _ = try await trainer.makeStep()
+        return try gpu.stream.endTimeline()
     }
 
     private func median(_ values: [Double]) -> Double { values.sorted()[values.count / 2] }

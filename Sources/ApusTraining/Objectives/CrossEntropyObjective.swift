@@ -46,8 +46,10 @@ public final class CrossEntropyObjective: TrainingObjective {
         for index in 0..<data.evaluationBatches where index % share.replicas == share.replica {
             let batch = try data.evaluationBatch(index)
             let logProbabilities = withoutGradients {
-                model.loss(batch.tokens, targets: batch.targets, model.batch(starts: batch.starts)).logProbabilities
+                model.loss(batch.tokens, targets: batch.targets, model.batch(starts: batch.starts))
+                    .logProbabilities.floats
             }
+            try model.operations.backend.check()
             total -= logProbabilities.reduce(0.0) { $0 + Double($1) }
             count += batch.countedTargets
         }

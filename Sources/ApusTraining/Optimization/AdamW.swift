@@ -102,7 +102,9 @@ public final class AdamW {
         entries = try slices.map { slice in
             let shape = slice.isWhole ? slice.parameter.shape : [slice.elements.count]
             guard let (first, second) = try moments(slice.name, slice.parameter.shape) else {
-                return Entry(slice: slice, firstMoment: Self.zeros(shape), secondMoment: Self.zeros(shape))
+                return Entry(
+                    slice: slice, firstMoment: Self.zeros(shape, on: backend),
+                    secondMoment: Self.zeros(shape, on: backend))
             }
             return Entry(
                 slice: slice, firstMoment: Self.part(first, slice), secondMoment: Self.part(second, slice))
@@ -118,8 +120,8 @@ public final class AdamW {
         model.parameters().filter(\.parameter.isTrainable).map { Slice(name: $0, parameter: $1) }
     }
 
-    private static func zeros(_ shape: Shape) -> Tensor {
-        let result = Tensor(uninitialized: shape)
+    private static func zeros(_ shape: Shape, on backend: any DifferentiableBackend) -> Tensor {
+        let result = backend.makeTensor(shape, .f32)
         result.fillWithZeros()
         return result
     }
@@ -134,55 +136,72 @@ public final class AdamW {
         return result
     }
 
-    /// Norm of all gradients together (float64 sums); NaN or infinite if an element is.
-    public func gradientNorm() -> Double { sumOfSquares().squareRoot() }
+    /// Norm of all gradients together (float64 sums); NaN or infinite if an element is. Waits for the device.
+    public func gradientNorm() -> Double { sumOfSquares().doubles[0].squareRoot() }
 
-    /// The square of ``gradientNorm()``: of slices, this rank's part of it.
+    /// The square of ``gradientNorm()``, float64 [1]: of slices, this rank's part of it.
     /// - Parameter factors: how elements of a parameter count, for those that several ranks have; empty: all fully.
     func sumOfSquares(
         _ factors: (_ name: String) -> [(elements: Range<Int>, factor: Double)] = { _ in [] }
-    ) -> Double {
-        entries.reduce(0.0) { sum, entry in
-            guard let gradient = entry.slice.gradient() else { return sum }
+    ) -> Tensor {
+        var (whole, others) = ([Tensor](), 0.0)
+        for entry in entries {
+            guard let gradient = entry.slice.gradient() else { continue }
             let factors = factors(entry.name)
-            if factors.isEmpty { return sum + backend.sumOfSquares(gradient) }
+            if factors.isEmpty {
+                whole.append(gradient)
+                continue
+            }
             let flat = gradient.reshaped([gradient.count])
-            return factors.reduce(sum) { sum, part in
+            for part in factors {
                 let range = part.elements.clamped(to: entry.elements)
-                if range.isEmpty { return sum }
+                if range.isEmpty { continue }
                 let first = range.lowerBound - entry.elements.lowerBound
-                return sum + part.factor * backend.sumOfSquares(flat.rows(first..<first + range.count))
+                others += part.factor * backend.sumOfSquares([flat.rows(first..<first + range.count)]).doubles[0]
             }
         }
+        let sum = backend.sumOfSquares(whole)
+        return others == 0 ? sum : Tensor(sum.doubles[0] + others)
     }
 
     /// The first parameter whose gradient is not finite.
     public func firstNonFiniteGradient() -> String? {
-        entries.first { !($0.slice.gradient().map(backend.sumOfSquares) ?? 0).isFinite }?.name
+        entries.first { entry in
+            guard let gradient = entry.slice.gradient() else { return false }
+            return !backend.sumOfSquares([gradient]).doubles[0].isFinite
+        }?.name
     }
 
     /// Changes every parameter that has a gradient. The gradients are left as they are.
     /// - Parameters:
     ///   - learningRate: of this step.
-    ///   - norm: what ``gradientNorm()`` gave, for clipping.
+    ///   - norm: what ``gradientNorm()`` gave, for clipping; where it is not finite nothing changes.
     public func update(learningRate: Float, norm: Double) {
+        update(learningRate: learningRate, squares: Tensor(norm * norm))
+    }
+
+    /// As ``update(learningRate:norm:)``, of the norm's square, which a device reads without anybody waiting for it.
+    func update(learningRate: Float, squares: Tensor) {
         step += 1
-        let scale = settings.clip > 0 && norm > Double(settings.clip) ? Double(settings.clip) / norm : 1
+        let step = AdamWStep(
+            learningRate: learningRate, beta1: settings.betas.0, beta2: settings.betas.1, epsilon: settings.epsilon,
+            step: step)
+        var updates: [AdamWUpdate] = []
         for entry in entries {
             guard let gradient = entry.slice.gradient() else { continue }
-            let step = AdamWStep(
-                learningRate: learningRate, beta1: settings.betas.0, beta2: settings.betas.1,
-                epsilon: settings.epsilon, weightDecay: entry.parameter.decays ? settings.weightDecay : 0,
-                gradientScale: Float(scale), step: step)
             entry.parameter.update { value, narrow in
                 let isWhole = entry.slice.isWhole
-                let values = isWhole ? value : value.reshaped([value.count]).rows(entry.elements)
-                backend.adamW(
-                    step, gradient: gradient, values: values, firstMoment: entry.firstMoment,
-                    secondMoment: entry.secondMoment, narrow: isWhole ? narrow : nil)
+                updates.append(
+                    AdamWUpdate(
+                        gradient: gradient,
+                        values: isWhole ? value : value.reshaped([value.count]).rows(entry.elements),
+                        firstMoment: entry.firstMoment, secondMoment: entry.secondMoment,
+                        narrow: isWhole ? narrow : nil,
+                        weightDecay: entry.parameter.decays ? settings.weightDecay : 0))
                 return isWhole && narrow != nil
             }
         }
+        backend.adamW(step, updates, clip: settings.clip, squares: squares)
     }
 
     /// Sets all gradients to zero, keeping their memory.

@@ -1,3 +1,5 @@
+import ApusTensor
+
 /// Everything that a training run is told: model, data, optimiser, schedule, run.
 ///
 /// ```swift
@@ -136,6 +138,8 @@ public struct Recipe: Sendable, Equatable {
         public var tokens: Int?
         /// Seed of the weights and the order of the data.
         public var seed = 0
+        /// Where the model is trained.
+        public var device = Device.cpu
         /// Arithmetic of the products.
         public var compute = ComputePrecision.bf16
         /// Whether layers are computed a second time for the backward pass instead of kept.

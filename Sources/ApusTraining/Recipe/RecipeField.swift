@@ -141,6 +141,9 @@ extension Recipe {
             "training.tokens", \.training.tokens, .trajectory,
             "tokens to train on, in place of steps; rounded up to steps"),
         RecipeField("training.seed", \.training.seed, .impossible, "seed of the weights and of the data's order"),
+        RecipeField(
+            "training.device", \.training.device, .trajectory,
+            "where the model is trained: cpu, or cuda (cuda:N) on a Hopper GPU"),
         RecipeField("training.compute", \.training.compute, .trajectory, "arithmetic of products"),
         RecipeField(
             "training.gradient_checkpointing", \.training.gradientCheckpointing, .none,

@@ -35,20 +35,14 @@ struct CheckpointReader {
         if let heads {
             let file = try SafetensorsFile(path: "\(path)/\(CheckpointStore.heads)")
             for (name, parameter) in heads.parameters() {
-                let saved = try tensor(name, parameter.shape, in: file, CheckpointStore.heads)
-                parameter.update { value, _ in
-                    backend.convert(saved, into: value)
-                    return false
-                }
+                parameter.assign(try tensor(name, parameter.shape, in: file, CheckpointStore.heads), on: backend)
             }
         }
         let file = try SafetensorsFile(path: "\(path)/\(CheckpointStore.optimizerState)")
         return try AdamW(slices, settings, on: backend, step: state.step) { name, shape in
             func saved(_ kind: String, _ name: String, _ shape: Shape) throws -> Tensor {
-                let copy = Tensor(uninitialized: shape)
-                backend.convert(
-                    try tensor("\(kind).\(name)", shape, in: file, CheckpointStore.optimizerState), into: copy)
-                return copy
+                backend.copyToDevice(
+                    try tensor("\(kind).\(name)", shape, in: file, CheckpointStore.optimizerState))
             }
             func moment(_ kind: String) throws -> Tensor {
                 try model.part(of: name) { try saved(kind, $0, $1) } ?? saved(kind, name, shape)

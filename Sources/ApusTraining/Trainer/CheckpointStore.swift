@@ -98,7 +98,7 @@ public final class CheckpointStore {
         if FileManager.default.fileExists(atPath: final) { return final }
         try publish(name) { path in
             try writeModel(model, weights, objective, to: path)
-            try writeMoments(moments, to: "\(path)/\(Self.optimizerState)")
+            try writeMoments(moments, model.operations.backend, to: "\(path)/\(Self.optimizerState)")
             try Self.write(Array(state.json.serialized().utf8), to: "\(path)/\(Self.state)")
         }
         for old in entries.dropLast(keep) { try? FileManager.default.removeItem(atPath: old.path) }
@@ -141,12 +141,14 @@ public final class CheckpointStore {
                 writer.add(name, shape: parameter.shape, dtype: .f32)
                 values[name] = parameter.value
             }
-            try writer.write(to: "\(path)/\(Self.heads)") { values[$0]! }
+            try writer.write(to: "\(path)/\(Self.heads)") { try model.operations.backend.toHost([values[$0]!])[0] }
         }
         for (name, contents) in extraFiles + objective.files { try Self.write(contents, to: "\(path)/\(name)") }
     }
 
-    private func writeMoments(_ moments: Moments, to path: String) throws {
+    private func writeMoments(
+        _ moments: Moments, _ backend: any DifferentiableBackend, to path: String
+    ) throws {
         var writer = SafetensorsWriter(metadata: [("step", "\(moments.step)")])
         var tensors: [String: Tensor] = [:]
         for (kind, values) in [("first", moments.first), ("second", moments.second)] {
@@ -155,7 +157,7 @@ public final class CheckpointStore {
                 writer.add("\(kind).\(name)", shape: tensor.shape, dtype: .f32)
             }
         }
-        try writer.write(to: path) { tensors[$0]! }
+        try writer.write(to: path) { try backend.toHost([tensors[$0]!])[0] }
     }
 
     private static func write(_ contents: [UInt8], to path: String) throws {

@@ -243,26 +243,46 @@ public final class Trainer {
     package func makeStep(_ parts: [MicroBatch]) throws -> StepReport { try makeStep(parts, since: .now) }
 
     private func makeStep(_ parts: [MicroBatch], since start: ContinuousClock.Instant) throws -> StepReport {
+        do {
+            return try madeStep(parts, since: start)
+        } catch let error as CUDAError {
+            throw TrainerError.device(step: step + 1, error, lastCheckpoint: store?.latest?.path)
+        }
+    }
+
+    /// Nothing waits for the device until the losses and the norm are read, after the update has been queued: an update by
+    /// gradients that are not finite changes nothing.
+    private func madeStep(_ parts: [MicroBatch], since start: ContinuousClock.Instant) throws -> StepReport {
+        let backend = model.operations.backend
         if let replicas { replicas.zeroGradients() } else { optimizer.zeroGradients() }
-        var (loss, tokens) = (0.0, 0)
+        var (losses, tokens) = ([Tensor](), 0)
         for (index, part) in parts.enumerated() {
             if index == parts.count - 1 { replicas?.beginLastPass() }
             let value = try part.loss()
-            value.backward(scale: Float(part.weight), on: model.operations.backend)
-            loss += Double(value.floats[0]) * part.weight
+            value.backward(scale: Float(part.weight), on: backend)
+            losses.append(value.detached())
             tokens += part.tokens
+        }
+        func total(_ losses: [Tensor]) -> Double {
+            zip(losses, parts).reduce(0.0) { $0 + Double($1.0.floats[0]) * $1.1.weight }
         }
         if let replicas { try replicas.finish() } else { try model.sumSharedGradients() }
         var squares = optimizer.sumOfSquares(model.weightsInSums)
+        var sharedLoss: Double?
         if let replicas {
-            let sums = try BatchShare(of: replicas.communicator).sum([loss, Double(tokens), squares])
-            (loss, tokens, squares) = (sums[0], Int(sums[1]), sums[2])
+            let own = [total(losses), Double(tokens), squares.doubles[0]]
+            let sums = try BatchShare(of: replicas.communicator).sum(own)
+            (sharedLoss, tokens, squares) = (sums[0], Int(sums[1]), Tensor(sums[2]))
         }
-        if let ranks = model.ranks { squares = try BatchShare(of: ranks.communicator).sum([squares])[0] }
-        let norm = squares.squareRoot()
-        try check(loss, norm)
+        if let ranks = model.ranks {
+            squares = Tensor(try BatchShare(of: ranks.communicator).sum([squares.doubles[0]])[0])
+        }
         let rate = settings.schedule.rate(step: step)
-        optimizer.update(learningRate: Float(rate), norm: norm)
+        optimizer.update(learningRate: Float(rate), squares: squares)
+        let read = try backend.toHost(losses + [squares])
+        let loss = sharedLoss ?? total(Array(read.dropLast()))
+        let norm = read[losses.count].doubles[0].squareRoot()
+        try check(loss, norm)
         try replicas?.gather()
         state.step += 1
         state.tokens += tokens

@@ -1,3 +1,5 @@
+import ApusTensor
+
 /// Why training stopped.
 public enum TrainerError: Error, Equatable, CustomStringConvertible {
     /// A loss or gradient that is not a number.
@@ -16,6 +18,12 @@ public enum TrainerError: Error, Equatable, CustomStringConvertible {
     case task(String)
     /// A task that several ranks cannot share.
     case replicas(task: String, ranks: Int)
+    /// A GPU that failed in a step, most often because its memory does not suffice.
+    case device(step: Int, CUDAError, lastCheckpoint: String?)
+    /// A device that cannot be had.
+    case noDevice(device: String, problem: String)
+    /// A GPU for several ranks.
+    case deviceOfRanks(device: String, ranks: Int)
     /// A changed recipe that the checkpoint's run cannot go on with.
     case changedRecipe(path: String, changes: [String])
 
@@ -37,6 +45,16 @@ public enum TrainerError: Error, Equatable, CustomStringConvertible {
             "task: expected pretrain or sft, the tasks that need no rewards, found \(task)"
         case .replicas(let task, let ranks):
             "task \(task) on \(ranks) ranks: expected pretrain or sft, whose batches ranks can share, or one process"
+        case .device(let step, let error, let last):
+            if case .outOfMemory = error {
+                "step \(step): \(error); a smaller data.batch_size with more data.accumulation, or "
+                    + "training.gradient_checkpointing, needs less; \(Self.advice(last))"
+            } else {
+                "step \(step): \(error); \(Self.advice(last))"
+            }
+        case .noDevice(let device, let problem): "training.device \(device): \(problem)"
+        case .deviceOfRanks(let device, let ranks):
+            "training.device \(device) on \(ranks) ranks: expected cpu, whose ranks share batches and models, or one process"
         case .vocabulary(let stated, let needed, let folder):
             "the model's vocabulary: expected at least \(needed), the tokens of \(folder), found \(stated)"
         case .changedRecipe(let path, let changes):

@@ -79,7 +79,7 @@ public final class TrainingRun {
         notes = materials.notes
         let configuration = try Self.configuration(context, materials)
         let operations = DifferentiableOperations(
-            on: backend, compute: recipe.training.compute == .bf16 ? .bf16 : .f32)
+            on: try recipe.backend(cpu: backend, ranks: size), compute: recipe.training.compute == .bf16 ? .bf16 : .f32)
 
         if start == .restart, isFirst { try? files.removeItem(atPath: checkpoints) }
         let store =

@@ -28,7 +28,7 @@ static void run(apus_pool *pool, int64_t count, int64_t elements_each, apus_rang
 
 typedef struct {
   const apus_training_table *table;
-  int64_t rows, width, stride;
+  int64_t rows, width, stride, d_stride;
   const float *x, *addend, *weight, *dy, *base, *scale, *inverse;
   float *sum, *result, *inverses, *partials;
   const void *source;
@@ -116,26 +116,29 @@ static void swiglu_rows(void *context, int64_t begin, int64_t end, int worker) {
   const job *j = context;
   (void)worker;
   for (int64_t row = begin; row < end; row++)
-    j->table->swiglu(j->width, ROW(j->x), ROW(j->addend), j->bf16, TYPED_ROW(j->y));
+    j->table->swiglu(j->width, j->x + row * j->stride, j->addend + row * j->stride, j->bf16, TYPED_ROW(j->y));
 }
 
-void apus_swiglu_forward(apus_pool *pool, int64_t rows, int64_t width, const float *gate, const float *up,
+void apus_swiglu_forward(apus_pool *pool, int64_t rows, int64_t width, const float *gate, const float *up, int64_t stride,
                          apus_float_type type, void *y) {
-  job j = {.table = active(), .width = width, .x = gate, .addend = up, .bf16 = type == APUS_FLOAT_BF16, .y = y};
+  job j = {.table = active(), .width = width, .stride = stride, .x = gate, .addend = up, .bf16 = type == APUS_FLOAT_BF16,
+           .y = y};
   run(pool, rows, width, swiglu_rows, &j);
 }
 
 static void swiglu_backward_rows(void *context, int64_t begin, int64_t end, int worker) {
   const job *j = context;
   (void)worker;
-  for (int64_t row = begin; row < end; row++)
-    j->table->swiglu_backward(j->width, ROW(j->x), ROW(j->addend), ROW(j->dy), j->bf16, TYPED_ROW(j->y), TYPED_ROW(j->z));
+  for (int64_t row = begin; row < end; row++) {
+    const int64_t in = row * j->stride, out = row * j->d_stride * (j->bf16 ? 2 : 4);
+    j->table->swiglu_backward(j->width, j->x + in, j->addend + in, ROW(j->dy), j->bf16, (char *)j->y + out, (char *)j->z + out);
+  }
 }
 
-void apus_swiglu_backward(apus_pool *pool, int64_t rows, int64_t width, const float *gate, const float *up, const float *dy,
-                          apus_float_type type, void *dgate, void *dup) {
-  job j = {.table = active(), .width = width, .x = gate, .addend = up, .dy = dy, .bf16 = type == APUS_FLOAT_BF16, .y = dgate,
-           .z = dup};
+void apus_swiglu_backward(apus_pool *pool, int64_t rows, int64_t width, const float *gate, const float *up, int64_t stride,
+                          const float *dy, apus_float_type type, void *dgate, void *dup, int64_t d_stride) {
+  job j = {.table = active(), .width = width, .stride = stride, .d_stride = d_stride, .x = gate, .addend = up, .dy = dy,
+           .bf16 = type == APUS_FLOAT_BF16, .y = dgate, .z = dup};
   run(pool, rows, width, swiglu_backward_rows, &j);
 }
 

@@ -23,13 +23,14 @@ void apus_rms_norm_forward(apus_pool *pool, int64_t rows, int64_t width, const f
 int apus_rms_norm_backward(apus_pool *pool, int64_t rows, int64_t width, const float *x, const float *weight,
                            const float *inverse, const float *dy, const float *base, float *dx, float *dweight);
 
-/* y = silu(gate) * up, contiguous. */
-void apus_swiglu_forward(apus_pool *pool, int64_t rows, int64_t width, const float *gate, const float *up,
+/* y = silu(gate) * up, contiguous; rows of gate and up lie `stride` elements apart. */
+void apus_swiglu_forward(apus_pool *pool, int64_t rows, int64_t width, const float *gate, const float *up, int64_t stride,
                          apus_float_type type, void *y);
 
-/* The gradients of gate and up of y = silu(gate) * up, given dy. dgate may be gate and dup may be up where type is f32. */
-void apus_swiglu_backward(apus_pool *pool, int64_t rows, int64_t width, const float *gate, const float *up, const float *dy,
-                          apus_float_type type, void *dgate, void *dup);
+/* The gradients of gate and up of y = silu(gate) * up, given dy, in rows `d_stride` elements apart. dgate may be gate and dup
+ * may be up where type is f32 and the strides are the same. */
+void apus_swiglu_backward(apus_pool *pool, int64_t rows, int64_t width, const float *gate, const float *up, int64_t stride,
+                          const float *dy, apus_float_type type, void *dgate, void *dup, int64_t d_stride);
 
 /* dtable[ids[i]] += dy[i] for rows i in order. ids lie in the table. */
 void apus_embedding_backward(apus_pool *pool, int64_t rows, int64_t width, const int32_t *ids, const float *dy,

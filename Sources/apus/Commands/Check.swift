@@ -3,11 +3,11 @@ import ApusTensor
 import ApusText
 import ArgumentParser
 
-/// `apus check`: what runs on this machine's GPU, held against slow and exact twins.
+/// `apus check`: what computes, held against slow and exact twins.
 struct Check: ParsableCommand {
     static let configuration = CommandConfiguration(
-        abstract: "Check kernels on this machine's GPU, and the connection between ranks.",
-        subcommands: [CheckAttention.self, CheckRanks.self])
+        abstract: "Check tensor operations, the GPU's attention, and the connection between ranks.",
+        subcommands: [CheckTensor.self, CheckAttention.self, CheckRanks.self])
 }
 
 extension AttentionCheck.Family: ExpressibleByArgument {}
@@ -71,12 +71,5 @@ struct CheckAttention: ParsableCommand {
             "naiveCases": .integer(Int64(outcome.hostCases)), "worstNaiveError": .double(outcome.worstNaiveError),
             "seed": .integer(Int64(clamping: seed)),
         ]
-    }
-
-    private func scientific(_ value: Double) -> String {
-        guard value > 0, value.isFinite else { return "\(value)" }
-        var (mantissa, exponent) = (value, 0)
-        while mantissa < 1 { (mantissa, exponent) = (mantissa * 10, exponent - 1) }
-        return "\(fixed(mantissa, 1))e\(exponent)"
     }
 }

@@ -43,7 +43,7 @@ struct Compare: AsyncParsableCommand {
             let parameters = fixed(Double(job.configuration.parameterCount) / 1e6, 3)
             Terminal.error("\(name): \(parameters) M parameters, \(job.recipe.resolvedSteps) steps\n")
             let run = try comparison.start(job, on: backend)
-            var progress = TrainingProgress(run)
+            var progress = try TrainingProgress(run)
             do {
                 defer { progress.end() }
                 try await run.run(shouldStop: { Interrupt.isPending }) { progress.show($0) }

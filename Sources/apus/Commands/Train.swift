@@ -51,7 +51,7 @@ struct Train: AsyncParsableCommand {
             }
         }
         Interrupt.listen()
-        var progress = isFirst ? TrainingProgress(run) : nil
+        var progress = isFirst ? try TrainingProgress(run) : nil
         do {
             defer { progress?.end() }
             try await run.run(shouldStop: { Interrupt.isPending }) { progress?.show($0) }
@@ -110,6 +110,9 @@ struct Train: AsyncParsableCommand {
         var text =
             "\(name), \(parameters) M parameters, vocabulary \(run.trainer.model.configuration.vocabularySize); "
             + "\(run.summary); \(steps), \(run.recipe.training.compute.rawValue)\n"
+        if let gpu = (run.trainer.model.operations.backend as? CUDABackend)?.gpu {
+            text += "on \(gpu.name), \(run.recipe.training.device)\n"
+        }
         for note in run.notes { text += note + "\n" }
         if let entry = run.resumedFrom { text += "going on from \(entry.path)\n" }
         return text
@@ -125,14 +128,14 @@ struct TrainingProgress {
     private var shown = ContinuousClock.now
     private var pending = (steps: 0, tokens: 0, seconds: 0.0)
 
-    init(_ run: TrainingRun) {
+    init(_ run: TrainingRun) throws {
         recipe = run.recipe
         total = run.trainer.settings.steps
         let operations = run.trainer.model.operations
         line = StatusLine(
             isTerminal: Terminal.errorIsTerminal,
             operationsPerToken: 6 * Double(run.trainer.model.parameterCount),
-            peakFlops: recipe.training.peakFlops
+            peakFlops: try recipe.training.peakFlops
                 ?? ProductRate.measure(on: operations.backend, compute: operations.compute)
         ) { Terminal.error($0) }
     }

@@ -22,7 +22,8 @@ import Testing
                 let tokens = request.tokens + output.tokens.dropLast()
                 let targets = Array(repeating: Int32(-1), count: request.tokens.count - 1) + output.tokens
                 let all = withoutGradients {
-                    model.loss(tokens, targets: targets, model.batch(starts: [0, tokens.count])).logProbabilities
+                    model.loss(tokens, targets: targets, model.batch(starts: [0, tokens.count]))
+                        .logProbabilities.floats
                 }
                 return Array(all.suffix(output.tokens.count))
             }

@@ -68,6 +68,39 @@ import Testing
         #expect(block.down.gradient == nil)
     }
 
+    @Test func aClearedGradientIsZeroAndWrittenAnew() {
+        let block = Block(width: 8, inner: 12, compute: .bf16, seed: 9)
+        Parameter.join([block.gate, block.up])
+        var numbers = SplitMix(state: 10)
+        let x = numbers.tensor([3, 8])
+        loss(block, x, checkpoints: false).backward()
+        let first = block.parameters().map { $0.parameter.gradient!.floats }
+        for (_, parameter) in block.parameters() { parameter.zeroGradient() }
+        #expect(block.up.gradient!.floats.allSatisfy { $0 == 0 })
+        for (_, parameter) in block.parameters() { parameter.zeroGradient() }
+        loss(block, x, checkpoints: false).backward()
+        #expect(block.parameters().map { $0.parameter.gradient!.floats } == first)
+        #expect(first.allSatisfy { $0.contains { $0 != 0 } })
+    }
+
+    @Test func joinedWeightsGiveWhatSeparateOnesGive() {
+        let joined = Block(width: 8, inner: 12, compute: .bf16, seed: 3)
+        let apart = Block(width: 8, inner: 12, compute: .bf16, seed: 3)
+        Parameter.join([joined.gate, joined.up])
+        var numbers = SplitMix(state: 4)
+        let x = numbers.tensor([5, 8])
+        func run(_ block: Block) -> [[Float]] {
+            let tracked = x.tracked()
+            let operations = block.operations
+            let both = operations.linear([tracked], [[LinearPart(block.gate), LinearPart(block.up)]])[0]
+            backward(from: [(both, gradient: both.detached())], on: CPUBackend.shared)
+            return [both, tracked.gradient!, block.gate.gradient!, block.up.gradient!].map(\.floats)
+        }
+        for (a, b) in zip(run(joined), run(apart)) {
+            #expect(relativeError(a, b.map(Double.init)) < 1e-6)
+        }
+    }
+
     @Test func nothingIsRecordedWithoutGradients() {
         let block = Block(width: 8, inner: 12, compute: .f32, seed: 11)
         var numbers = SplitMix(state: 12)

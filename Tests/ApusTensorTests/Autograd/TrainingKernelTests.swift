@@ -49,10 +49,11 @@ import Testing
                 #expect(UInt32(bits) == rounded, "bf16")
             }
 
-            apus_swiglu_forward(pool, Int64(rows), Int64(width), x, other, APUS_FLOAT_F32, &y)
+            apus_swiglu_forward(pool, Int64(rows), Int64(width), x, other, Int64(width), APUS_FLOAT_F32, &y)
             close(y, each { double.x[$0] * sigmoid[$0] * double.other[$0] }, "swiglu")
             var (dGate, dUp) = (y, y)
-            apus_swiglu_backward(pool, Int64(rows), Int64(width), x, other, dy, APUS_FLOAT_F32, &dGate, &dUp)
+            apus_swiglu_backward(
+                pool, Int64(rows), Int64(width), x, other, Int64(width), dy, APUS_FLOAT_F32, &dGate, &dUp, Int64(width))
             let slope = each { sigmoid[$0] * (1 + double.x[$0] * (1 - sigmoid[$0])) }
             close(dGate, each { double.dy[$0] * double.other[$0] * slope[$0] }, "gate")
             close(dUp, each { double.dy[$0] * double.x[$0] * sigmoid[$0] }, "up")

@@ -17,6 +17,18 @@ public struct RotaryAngles: Sendable {
         inverseSine = Tensor(sine.floats.map { -$0 }, shape: sine.shape)
     }
 
+    private init(_ other: RotaryAngles, on backend: any DifferentiableBackend) {
+        cosine = backend.copyToDevice(other.cosine)
+        sine = backend.copyToDevice(other.sine)
+        inverseSine = backend.copyToDevice(other.inverseSine)
+        isInterleaved = other.isInterleaved
+    }
+
+    /// The angles in a device's memory.
+    package func on(_ backend: any DifferentiableBackend) -> RotaryAngles {
+        cosine.device == backend.device ? self : RotaryAngles(self, on: backend)
+    }
+
     /// Elements of a head that are rotated.
     public var width: Int { 2 * cosine.shape[-1] }
 }
@@ -47,7 +59,7 @@ extension DifferentiableOperations {
         var tensors: [Tensor] = []
         let places = [operands.query, operands.key, operands.value, operands.keyOnce].map { view -> Int? in
             guard let tensor = view?.tensor else { return nil }
-            if let known = tensors.firstIndex(where: { $0.rawPointer == tensor.rawPointer }) { return known }
+            if let known = tensors.firstIndex(where: { $0.beginsWhere(tensor) }) { return known }
             tensors.append(tensor)
             return tensors.count - 1
         }
@@ -57,7 +69,7 @@ extension DifferentiableOperations {
             let views = [operands.query, operands.key, operands.value, operands.keyOnce]
             let covered = views.reduce(0) { $0 + ($1.map { $0.heads * $0.width } ?? 0) }
             let adds = covered != tensors.reduce(0) { $0 + $1.shape[-1] }
-            let buffers = tensors.map { Tensor(uninitialized: $0.shape) }
+            let buffers = tensors.map { backend.makeTensor($0.shape, adds ? .f32 : activation) }
             if adds { for buffer in buffers { buffer.fillWithZeros() } }
             let targets = AttentionOperands(
                 query: operands.query.inside(buffers[places[0]!]), key: operands.key.inside(buffers[places[1]!]),
@@ -81,7 +93,10 @@ extension DifferentiableOperations {
             precondition(once.width == width, "rotary width \(width) for a key of \(once.width)")
             return [operands.query.elements(from: operands.query.width - width, count: width), once]
         }
-        return [operands.query.elements(from: 0, count: width), operands.key.elements(from: 0, count: width)]
+        let (query, key) = (
+            operands.query.elements(from: 0, count: width), operands.key.elements(from: 0, count: width)
+        )
+        return query.followed(by: key).map { [$0] } ?? [query, key]
     }
 }
 

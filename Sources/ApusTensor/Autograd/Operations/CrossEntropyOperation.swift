@@ -25,50 +25,58 @@ extension DifferentiableOperations {
     ///   - head: [vocabulary, width].
     ///   - targets: the token each row should predict; negative: the row does not count.
     ///   - weights: factor on each row's loss; nil for the mean over the rows that count.
-    /// - Returns: the sum of -weight x log-probability, and each row's log-probability (natural; 0 where it does not count).
+    /// - Returns: the sum of -weight x log-probability, and each row's log-probability (natural; 0 where it does not count),
+    ///   both float32 where the backend has its tensors.
     public func crossEntropy(
         _ hidden: Tensor, head: Parameter, targets: [Int32], weights: [Float]? = nil
-    ) -> (loss: Tensor, logProbabilities: [Float]) {
+    ) -> (loss: Tensor, logProbabilities: Tensor) {
         let counted = targets.reduce(0) { $0 + ($1 >= 0 ? 1 : 0) }
         let scale = weights ?? [Float](repeating: 1 / Float(max(counted, 1)), count: targets.count)
         precondition(scale.count == targets.count, "\(scale.count) weights for \(targets.count) rows")
         let pass = HeadPass(self, hidden, head, targets)
-        var logProbabilities: [Float] = []
-        logProbabilities.reserveCapacity(targets.count)
+        let logProbabilities = backend.makeTensor([targets.count], .f32)
+        let scales = backend.copyToDevice(Tensor(scale, shape: [scale.count]))
         for range in pass.blocks {
             pass.run(range) { logits, gradient in
-                logProbabilities += backend.crossEntropy(
-                    logits, targets: targets[range], scale: scale[range], gradient: gradient)
+                backend.crossEntropy(
+                    logits, targets: pass.targets.rows(range), scale: scales.rows(range), gradient: gradient,
+                    logProbabilities: logProbabilities.rows(range))
             }
         }
-        let total = zip(scale, logProbabilities).reduce(0.0) { $0 - Double($1.0) * Double($1.1) }
-        return (pass.loss(total), logProbabilities)
+        return (pass.loss(backend.weightedSum(scales, logProbabilities, factor: -1)), logProbabilities)
     }
 
     /// A loss of the targets' log-probabilities under the language-model head, in blocks as
     /// ``crossEntropy(_:head:targets:weights:)``. Where the loss is not row by row, rows that take more than one block go
     /// through the head twice.
+    /// The loss is computed in main memory: on a GPU every block is waited for.
     /// - Parameter targets: the token each row should predict; negative: the row does not count (log-probability 0).
     /// - Returns: the loss, and each row's log-probability.
     public func crossEntropy(
         _ hidden: Tensor, head: Parameter, targets: [Int32], _ loss: LogProbabilityLoss
     ) -> (loss: Tensor, logProbabilities: [Float]) {
-        let zeros = [Float](repeating: 0, count: targets.count)
-        func logProbabilities(_ logits: Tensor, _ range: Range<Int>) -> [Float] {
-            backend.crossEntropy(logits, targets: targets[range], scale: zeros[range], gradient: nil)
-        }
         let pass = HeadPass(self, hidden, head, targets)
+        func logProbabilities(
+            _ logits: Tensor, _ range: Range<Int>, scale: [Float]? = nil, gradient: Tensor? = nil
+        ) -> Tensor {
+            let result = backend.makeTensor([range.count], .f32)
+            let scale = scale ?? [Float](repeating: 0, count: range.count)
+            backend.crossEntropy(
+                logits, targets: pass.targets.rows(range),
+                scale: backend.copyToDevice(Tensor(scale, shape: [range.count])), gradient: gradient,
+                logProbabilities: result)
+            return result
+        }
         func differentiate(_ logits: Tensor, _ range: Range<Int>, _ derivatives: [Float], _ gradient: Tensor?) {
             guard let gradient else { return }
-            let scale = derivatives.map { -$0 }
-            _ = backend.crossEntropy(logits, targets: targets[range], scale: scale[...], gradient: gradient)
+            _ = logProbabilities(logits, range, scale: derivatives.map { -$0 }, gradient: gradient)
         }
         var total = 0.0
         var all: [Float] = []
         if loss.isRowwise || pass.blocks.count <= 1 {
             for range in pass.blocks {
                 pass.run(range) { logits, gradient in
-                    let found = logProbabilities(logits, range)
+                    let found = logProbabilities(logits, range).floats
                     let (value, derivatives) = loss.evaluate(range, found)
                     total += value
                     all += found
@@ -76,14 +84,14 @@ extension DifferentiableOperations {
                 }
             }
         } else {
-            for range in pass.blocks { all += logProbabilities(pass.logits(range), range) }
+            for range in pass.blocks { all += logProbabilities(pass.logits(range), range).floats }
             let (value, derivatives) = loss.evaluate(0..<targets.count, all)
             total = value
             for range in pass.blocks where pass.isRecorded {
                 pass.run(range) { differentiate($0, range, Array(derivatives[range]), $1) }
             }
         }
-        return (pass.loss(total), all)
+        return (pass.loss(Tensor([Float(total)], shape: [1])), all)
     }
 }
 
@@ -92,6 +100,8 @@ struct HeadPass {
     let operations: DifferentiableOperations
     let blocks: [Range<Int>]
     let isRecorded: Bool
+    /// The targets where the backend has its tensors.
+    let targets: Tensor
     private let x: Tensor
     private let weight: Tensor
     private let edges: [GradientEdge?]
@@ -106,25 +116,26 @@ struct HeadPass {
         let (rows, width, vocabulary) = (targets.count, head.shape[1], head.shape[0])
         precondition(hidden.count == rows * width, "\(targets.count) targets for \(hidden.shape)")
         precondition(targets.allSatisfy { $0 < vocabulary }, "a target outside the vocabulary of \(vocabulary)")
+        let backend = operations.backend
         self.operations = operations
+        self.targets = backend.copyToDevice(Tensor(targets))
         edges = [hidden.edge, head.edge]
         isRecorded = records(edges)
         let narrow =
             hidden.dtype == operations.compute
-            ? hidden.detached() : operations.backend.converted(hidden, to: operations.compute)
+            ? hidden.detached() : backend.converted(hidden.detached(), to: operations.compute)
         x = narrow.reshaped([rows, width])
-        weight = head.values(as: operations.compute, on: operations.backend)
-        inputGradient = isRecorded && edges[0] != nil ? Tensor(uninitialized: [rows, width]) : nil
-        headGradient = isRecorded && edges[1] != nil ? Tensor(uninitialized: head.shape) : nil
+        weight = head.values(as: operations.compute, on: backend)
+        inputGradient = isRecorded && edges[0] != nil ? backend.makeTensor([rows, width], operations.activation) : nil
+        headGradient = isRecorded && edges[1] != nil ? backend.makeTensor(head.shape, .f32) : nil
         if rows == 0 { headGradient?.fillWithZeros() }
-        // A block's logits take about 16 MB, and at least 64 rows keep the products efficient.
-        let block = max(64, (4 << 20) / max(widest ?? vocabulary, 1) / 64 * 64)
+        let block = backend.headRows(vocabulary: widest ?? vocabulary)
         blocks = stride(from: 0, to: rows, by: block).map { $0..<min($0 + block, rows) }
     }
 
-    /// The logits of a block, float32.
+    /// The logits of a block.
     func logits(_ range: Range<Int>) -> Tensor {
-        let logits = Tensor(uninitialized: [range.count, weight.shape[0]])
+        let logits = operations.backend.makeTensor([range.count, weight.shape[0]], operations.activation)
         operations.backend.multiply(
             MatrixView(x.rows(range)), MatrixView(weight, transposed: true), into: MatrixView(logits),
             accumulate: false)
@@ -138,7 +149,7 @@ struct HeadPass {
         let logits = logits(range)
         guard isRecorded else { return body(logits, nil) }
         let gradient =
-            operations.compute == .f32 ? logits : Tensor(uninitialized: logits.shape, dtype: operations.compute)
+            logits.dtype == operations.compute ? logits : backend.makeTensor(logits.shape, operations.compute)
         body(logits, gradient)
         if let inputGradient {
             backend.multiply(
@@ -153,8 +164,8 @@ struct HeadPass {
     }
 
     /// The loss, recorded. All blocks have run.
-    func loss(_ value: Double) -> Tensor {
-        record([Tensor([Float(value)], shape: [1])], from: edges) { [inputGradient, headGradient, operations] in
+    func loss(_ value: Tensor) -> Tensor {
+        record([value], from: edges) { [inputGradient, headGradient, operations] in
             guard let factor = $0[0]?.floats[0] else { return }
             for (input, gradient) in [inputGradient, headGradient].enumerated() {
                 guard let gradient else { continue }

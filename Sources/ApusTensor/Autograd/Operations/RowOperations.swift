@@ -4,7 +4,7 @@ extension DifferentiableOperations {
         let result = backend.embedding(tokens, table: table.value)
         return record([result], from: [table.edge]) { gradients, sink in
             guard let gradient = gradients[0] else { return }
-            sink.accumulate(into: 0, shape: table.shape) { target, _ in
+            sink.accumulate(into: 0, shape: table.shape, coversAll: false) { target, _ in
                 backend.embeddingBackward(tokens, gradient: gradient, tableGradient: target)
             }
         }[0]
@@ -21,7 +21,8 @@ extension DifferentiableOperations {
             }
             if !sink.wants(0) {
                 normBackward(
-                    x, weight, inverse, gradient, base: nil, into: Tensor(uninitialized: x.shape), sink, weightInput: 1)
+                    x, weight, inverse, gradient, base: nil, into: backend.makeTensor(x.shape, .f32), sink,
+                    weightInput: 1)
             }
         }[0]
     }
@@ -32,17 +33,23 @@ extension DifferentiableOperations {
     ) -> (sum: Tensor, normalized: Tensor) {
         let (sum, normalized, inverse) = backend.rmsNormForward(
             residual, adding: x, weight: weight.value, epsilon: epsilon, output: compute)
+        let xType = x.dtype
         let results = record([sum, normalized], from: [residual.edge, x.edge, weight.edge]) { gradients, sink in
-            // The sum's gradient is the same for both addends: it is formed once and shared.
+            // The sum's gradient is the same for both addends: it is formed once and shared. What made x may read it in its
+            // own dtype: then that is written along.
             var total = gradients[0]
+            var narrow: Tensor?
             if let gradient = gradients[1] {
-                let result = Tensor(uninitialized: sum.shape)
-                normBackward(sum, weight, inverse, gradient, base: total, into: result, sink, weightInput: 2)
+                let result = backend.makeTensor(sum.shape, .f32)
+                narrow = xType == .f32 ? nil : backend.makeTensor(sum.shape, xType)
+                let base = total.map { $0.dtype == .f32 ? $0 : backend.converted($0, to: .f32) }
+                normBackward(
+                    sum, weight, inverse, gradient, base: base, into: result, narrow: narrow, sink, weightInput: 2)
                 total = result
             }
             if let total {
                 sink.pass(total, to: 0)
-                sink.pass(total, to: 1)
+                sink.pass(narrow ?? total, to: 1)
             }
         }
         return (results[0], results[1])
@@ -51,31 +58,45 @@ extension DifferentiableOperations {
     /// The gradient of a norm's input goes to `result`, that of its weight to the sink, or nowhere if it is frozen.
     private func normBackward(
         _ x: Tensor, _ weight: Parameter, _ inverse: Tensor, _ gradient: Tensor, base: Tensor?, into result: Tensor,
-        _ sink: GradientSink, weightInput: Int
+        narrow: Tensor? = nil, _ sink: GradientSink, weightInput: Int
     ) {
-        func run(_ weightGradient: Tensor) {
-            backend.rmsNormBackward(
-                x, weight: weight.value, inverse: inverse, gradient: gradient, base: base, into: result,
-                weightGradient: weightGradient)
-        }
-        if sink.wants(weightInput) {
-            sink.accumulate(into: weightInput, shape: weight.shape) { target, _ in run(target) }
-        } else {
-            let unused = Tensor(uninitialized: weight.shape)
-            unused.fillWithZeros()
-            run(unused)
-        }
+        let target = sink.target(of: weightInput, shape: weight.shape)
+        backend.rmsNormBackward(
+            x, weight: weight.value, inverse: inverse, gradient: gradient, base: base, into: result, narrow: narrow,
+            weightGradient: target?.tensor, adds: target?.accumulates ?? false)
     }
 
     /// `silu(gate) * up` in the dtype of products.
     public func swiglu(gate: Tensor, up: Tensor) -> Tensor {
         precondition(gate.shape == up.shape, "swiglu: \(gate.shape) and \(up.shape)")
-        let result = backend.swigluForward(gate: gate, up: up, output: compute)
+        let result = backend.swigluForward(gate: MatrixView(gate), up: MatrixView(up), output: compute)
         return record([result], from: [gate.edge, up.edge]) { gradients, sink in
             guard let gradient = gradients[0] else { return }
-            let (dGate, dUp) = backend.swigluBackward(gate: gate, up: up, gradient: gradient, output: compute)
+            let dGate = backend.makeTensor(gate.shape, compute)
+            let dUp = backend.makeTensor(up.shape, compute)
+            backend.swigluBackward(
+                gate: MatrixView(gate), up: MatrixView(up), gradient: gradient, gateGradient: MatrixView(dGate),
+                upGradient: MatrixView(dUp))
             sink.give(dGate, to: 0)
             sink.give(dUp, to: 1)
+        }[0]
+    }
+
+    /// As ``swiglu(gate:up:)``, of rows that hold the gate in their first half and up in their second.
+    public func swiglu(halves: Tensor) -> Tensor {
+        let width = halves.shape[-1] / 2
+        precondition(2 * width == halves.shape[-1], "swiglu: the halves of \(halves.shape)")
+        func views(_ x: Tensor) -> (MatrixView, MatrixView) {
+            (MatrixView(x, columns: 0..<width), MatrixView(x, columns: width..<2 * width))
+        }
+        let (gate, up) = views(halves.detached())
+        let result = backend.swigluForward(gate: gate, up: up, output: compute)
+        return record([result], from: [halves.edge]) { gradients, sink in
+            guard let gradient = gradients[0] else { return }
+            let both = backend.makeTensor(halves.shape, compute)
+            let (dGate, dUp) = views(both)
+            backend.swigluBackward(gate: gate, up: up, gradient: gradient, gateGradient: dGate, upGradient: dUp)
+            sink.give(both, to: 0)
         }[0]
     }
 
@@ -104,14 +125,14 @@ extension DifferentiableOperations {
     /// Rows of a [rows, width] tensor, in the order asked for; a row may be asked for twice.
     public func rows(_ x: Tensor, _ indices: [Int]) -> Tensor {
         let shape = x.shape
-        return record([x.detached().gatheringRows(indices)], from: [x.edge]) { gradients, sink in
+        let numbers = indices.map { Int32($0) }
+        return record([backend.gatherRows(x.detached(), numbers)], from: [x.edge]) { gradients, sink in
             guard let gradient = gradients[0] else { return }
-            let whole = Tensor(uninitialized: shape)
+            let whole = backend.makeTensor(shape, .f32)
             whole.fillWithZeros()
-            // One after the other: equal indices add up.
-            for (place, row) in indices.enumerated() {
-                backend.add(gradient.rows(place..<place + 1), to: whole.rows(row..<row + 1))
-            }
+            backend.embeddingBackward(
+                numbers, gradient: gradient.dtype == .f32 ? gradient : backend.converted(gradient, to: .f32),
+                tableGradient: whole)
             sink.give(whole, to: 0)
         }[0]
     }

@@ -28,9 +28,11 @@ extension DifferentiableOperations {
     ///   - hidden: the same on all ranks; its gradient is this rank's part of a sum over the ranks.
     ///   - head: this rank's rows.
     ///   - targets: of the whole vocabulary.
+    ///
+    /// Precondition: the backend's tensors lie in main memory.
     package func crossEntropy(
         _ hidden: Tensor, head: Parameter, targets: [Int32], weights: [Float]? = nil, shard: VocabularyShard
-    ) -> (loss: Tensor, logProbabilities: [Float]) {
+    ) -> (loss: Tensor, logProbabilities: Tensor) {
         let counted = targets.reduce(0) { $0 + ($1 >= 0 ? 1 : 0) }
         let scale = weights ?? [Float](repeating: 1 / Float(max(counted, 1)), count: targets.count)
         let own = shard.first..<shard.first + head.shape[0]
@@ -49,7 +51,10 @@ extension DifferentiableOperations {
             }
         }
         let total = zip(scale, logProbabilities).reduce(0.0) { $0 - Double($1.0) * Double($1.1) }
-        return (pass.loss(total), logProbabilities)
+        return (
+            pass.loss(Tensor([Float(total)], shape: [1])),
+            Tensor(logProbabilities, shape: [logProbabilities.count])
+        )
     }
 }
 

@@ -239,6 +239,12 @@ package final class CUDATrainingAttention: Sendable {
     /// Boxes of 64 columns of `rows` rows of a head.
     private func map(_ heads: CUDAHeads, tokens: Int, rows: Int) throws -> CUDATensorMap {
         precondition(heads.array.dtype == .bf16, "attention of \(heads.array.dtype)")
+        guard heads.array.address % 16 == 0, heads.headStride % 8 == 0, heads.tokenStride % 8 == 0 else {
+            throw CUDAError.launch(
+                kernel: "training attention",
+                problem:
+                    "heads \(heads.headStride) and tokens \(heads.tokenStride) elements apart: expected multiples of 8")
+        }
         return try CUDATensorMap(
             .bf16, address: heads.array.address, extents: [heads.width, heads.heads, tokens],
             strides: [heads.headStride * 2, heads.tokenStride * 2], box: [64, 1, rows])

@@ -8,7 +8,13 @@ public final class CUDAStream: Sendable {
     // Created in init and destroyed in deinit only; the driver's functions may be called from any thread.
     package nonisolated(unsafe) let handle: apus_cuda_stream
     private let isOwned: Bool
-    private let lastKernel = Locked<String?>(nil)
+    private let state = Locked(State())
+
+    private struct State: Sendable {
+        var lastKernel: String?
+        /// Marks behind every launch, where they are taken.
+        var timeline: [(name: String, event: CUDAEvent)]?
+    }
 
     /// A new stream. `priority`: lower numbers run first; 0 is the default.
     public init(device: CUDADevice, priority: Int = 0) throws(CUDAError) {
@@ -43,11 +49,42 @@ public final class CUDAStream: Sendable {
 
     /// Checks a call on this stream; an error names the last kernel launched here.
     func check(_ name: StaticString, _ code: Int32) throws(CUDAError) {
-        try device.driver.check(name, code, kernel: lastKernel.withLock { $0 })
+        try device.driver.check(name, code, kernel: state.withLock { $0.lastKernel })
     }
 
     func launched(_ kernel: String) {
-        lastKernel.withLock { $0 = kernel }
+        let isTimed = state.withLock { state in
+            state.lastKernel = kernel
+            return state.timeline != nil
+        }
+        guard isTimed, let event = try? CUDAEvent(device: device) else { return }
+        try? event.record(on: self)
+        state.withLock { $0.timeline?.append((kernel, event)) }
+    }
+
+    /// From here on every launch is followed by a mark, at a microsecond or so each.
+    public func beginTimeline() throws(CUDAError) {
+        let event = try CUDAEvent(device: device)
+        try event.record(on: self)
+        state.withLock { $0.timeline = [("", event)] }
+    }
+
+    /// Seconds from mark to mark, by the kernel before the second of them, the longest first: of a stream that never waits
+    /// for the CPU, the time of its kernels, with copies and fills counted to the kernel after them.
+    public func endTimeline() throws -> [(kernel: String, launches: Int, seconds: Double)] {
+        let marks = state.withLock { state in
+            defer { state.timeline = nil }
+            return state.timeline ?? []
+        }
+        try synchronize()
+        var sums: [String: (launches: Int, seconds: Double)] = [:]
+        for (before, after) in zip(marks, marks.dropFirst()) {
+            let seconds = try after.event.seconds(since: before.event)
+            sums[after.name, default: (0, 0)].launches += 1
+            sums[after.name]?.seconds += seconds
+        }
+        return sums.map { (kernel: $0.key, launches: $0.value.launches, seconds: $0.value.seconds) }
+            .sorted { ($1.seconds, $0.kernel) < ($0.seconds, $1.kernel) }
     }
 
     /// Waits until all queued work is done. An error of an earlier kernel shows here.

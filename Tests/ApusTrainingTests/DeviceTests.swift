@@ -1,0 +1,45 @@
+import ApusTensor
+import ApusTraining
+import Testing
+
+@Suite struct DeviceTests {
+    private func recipe(_ device: String) throws -> Recipe {
+        try Recipe.parse("data: {path: none}\ntraining: {device: \(device)}", name: "test")
+    }
+
+    @Test(arguments: [("cpu", Device.cpu), ("cuda", .cuda(0)), ("cuda:3", .cuda(3))])
+    func recipesNameDevices(text: String, device: Device) throws {
+        let recipe = try recipe(text)
+        #expect(recipe.training.device == device)
+        #expect(try Recipe.parse(recipe.yaml, name: "again").training.device == device)
+    }
+
+    @Test(arguments: ["gpu", "cuda:", "cuda:-1", "cuda:x", "cpu:0", "3"])
+    func othersAreRefused(text: String) {
+        let error = #expect(throws: RecipeError.self) { _ = try recipe("\"\(text)\"") }
+        #expect(error?.description.contains("training.device") == true)
+    }
+
+    @Test func ranksTrainOnCPUs() throws {
+        let cpu = CPUBackend(threads: 1)
+        #expect(try recipe("cpu").backend(cpu: cpu, ranks: 4) === cpu)
+        let error = #expect(throws: TrainerError.self) { _ = try recipe("cuda").backend(cpu: cpu, ranks: 2) }
+        #expect(error == .deviceOfRanks(device: "cuda:0", ranks: 2))
+    }
+
+    @Test(.enabled(if: CUDALibraries.driver.report.status == .missing))
+    func withoutAGPUTheErrorSaysWhatIsMissing() throws {
+        let error = #expect(throws: TrainerError.self) {
+            _ = try recipe("cuda").backend(cpu: CPUBackend(threads: 1))
+        }
+        #expect(error?.description.contains("libcuda") == true)
+    }
+
+    @Test func missingMemoryComesWithAdvice() {
+        let error = TrainerError.device(
+            step: 3, .outOfMemory(requested: 1 << 30, free: 5, total: 9, cached: 0, inUse: 4), lastCheckpoint: nil)
+        for part in ["step 3", "1073741824", "data.batch_size", "gradient_checkpointing"] {
+            #expect(error.description.contains(part))
+        }
+    }
+}
