@@ -120,9 +120,8 @@ class Decode:
         arrivals = torch.full((slots * self.lanes,), 7, dtype=torch.int32, device="cuda")
         self.split_count = torch.zeros(1, dtype=torch.int32, device="cuda")
         self.memory = partial, partial_lse, pieces, splits, arrivals
-        kernel("schedule.cu", "decode_schedule")(
-            1, 256, self.device_lengths, batch, outers, self.workers, self.block, piece_cost, slack, pieces,
-            splits, arrivals, self.lanes, self.split_count)
+        self.schedule_costs = outers, piece_cost, slack
+        self.schedule()
 
         self.threads = 128 + 128 * self.defines.get("WARPGROUPS", 2)
         self.main = kernel(name + ".cu", name, shared, **self.defines)
@@ -165,6 +164,13 @@ class Decode:
         cuts = [pages[:, :rows], pages[:, rows : rows + key], pages[:, rows + key :]]
         return [
             cut.view(kind).unflatten(1, shape) for cut, kind, shape in zip(cuts, kinds, shapes) if cut.shape[1]]
+
+    def schedule(self):
+        """Cuts the sequences of `device_lengths` into pieces."""
+        outers, piece_cost, slack = self.schedule_costs
+        kernel("schedule.cu", "decode_schedule")(
+            1, 256, self.device_lengths, self.batch, outers, self.workers, self.block, piece_cost, slack, *self.memory[2:],
+            self.lanes, self.split_count)
 
     def run(self, i=0, overlap=False):
         self.main(self.workers * self.lanes, self.threads, *self.maps, self.params[i % self.ring], overlap=overlap)

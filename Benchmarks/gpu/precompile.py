@@ -1,5 +1,5 @@
-"""Compiles every kernel that gpu_check.py, training_attention.py and prefill.py may use into the cache folder named by
-APUS_CUBINS, in parallel.
+"""Compiles every kernel that gpu_check.py, training_attention.py, prefill.py and serving_rank.py may use into the cache folder
+named by APUS_CUBINS, in parallel.
 
 usage: APUS_CUBINS=folder precompile.py [processes] [beginnings of kernel names]; needs no GPU. Prints what does not compile.
 """
@@ -12,6 +12,7 @@ import sys
 
 import nvrtc
 import prefill
+import serving_rank_settings
 import training_attention
 from prefill_settings import prefill_settings
 from settings import configure
@@ -38,7 +39,18 @@ def jobs():
     decode |= {
         (nvrtc.KERNELS, "prefill", tuple(sorted(prefill_settings(g, page)[0].items())))
         for g, page in itertools.product(prefill.GEOMETRIES, prefill.PAGES)}
-    return sorted(decode | training_jobs())
+    return sorted(decode | training_jobs() | serving_jobs())
+
+
+def serving_jobs():
+    found, of = set(), serving_rank_settings
+    for variant in of.LATENTS:
+        found.add((nvrtc.KERNELS, str(of.HERE / "serving_rank"), tuple(sorted(of.definitions(variant).items()))))
+        found.add((nvrtc.KERNELS, "append", tuple(sorted(of.append_definitions(variant).items()))))
+        for tokens in (1, 2):
+            name, definitions, _, _ = configure(of.geometry(variant), of.HEADS * tokens, of.PAGE)
+            found.add((nvrtc.KERNELS, name, tuple(sorted(definitions.items()))))
+    return found
 
 
 def training_jobs():

@@ -217,6 +217,8 @@ inline void stream_16(u32 target, const void *source, u32 bytes, u64) {
     copy_16(target, source, bytes);
 }
 
+inline uint4 load_once_16(const void *source) { return *reinterpret_cast<const uint4 *>(source); }
+
 inline void prefetch_line(const void *) {}
 
 inline float2 load_shared_2_floats(u32 source) { return emulated_load<float2>(source); }
@@ -353,6 +355,35 @@ inline u32 spread_bytes(u32 bytes) {
         return byte | (byte & 128 ? 0xff00u : 0u);
     };
     return half(FIRST) | half(SECOND) << 16;
+}
+
+// ---- products ----
+
+inline void multiply_16x8(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+    struct Operands {
+        float *d;
+        const u32 *a;
+        u32 b[2];
+    };
+    const u32 all = 0xffffffff;
+    emulator::meet(all, Operands{d, a, {b0, b1}}, [](auto in, auto) {
+        const auto halves = [](u32 x, float *to, int stride) {
+            to[0] = bf16_to_float((bf16_bits)x);
+            to[stride] = bf16_to_float((bf16_bits)(x >> 16));
+        };
+        Operands lanes[32];
+        float rows[16][16], columns[16][8];
+        for (int lane = 0; lane < 32; ++lane) {
+            memcpy(&lanes[lane], in[lane], sizeof(Operands));
+            const int g = lane / 4, t = lane % 4;
+            for (int i = 0; i < 4; ++i) halves(lanes[lane].a[i], &rows[g + i % 2 * 8][2 * t + i / 2 * 8], 1);
+            for (int i = 0; i < 2; ++i) halves(lanes[lane].b[i], &columns[2 * t + i * 8][g], 8);
+        }
+        for (int lane = 0; lane < 32; ++lane)
+            for (int i = 0; i < 4; ++i)
+                for (int k = 0; k < 16; ++k)
+                    lanes[lane].d[i] += rows[lane / 4 + i / 2 * 8][k] * columns[k][lane % 4 * 2 + i % 2];
+    });
 }
 
 // ---- wgmma ----

@@ -178,6 +178,15 @@ __device__ __forceinline__ void stream_16(u32 target, const void *source, u32 by
                  : "memory");
 }
 
+// 16 bytes that are read once, past L1.
+__device__ __forceinline__ uint4 load_once_16(const void *source) {
+    uint4 x;
+    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+                 : "l"(source));
+    return x;
+}
+
 // Brings a line into L2.
 __device__ __forceinline__ void prefetch_line(const void *address) {
     asm volatile("prefetch.global.L2 [%0];" ::"l"(address) : "memory");
@@ -345,6 +354,16 @@ __device__ __forceinline__ float bf16_to_float(bf16_bits x) {
 
 __device__ __forceinline__ float infinity() {
     return __int_as_float(0x7f800000);
+}
+
+// ---- products ----
+
+// A warp's d[16][8] += a[16][16] b[16][8] of bf16. Lane 4 g + t holds d: rows g (first two) and g + 8, columns 2 t and 2 t + 1;
+// a: rows g, g + 8, g, g + 8 in columns 2 t and 2 t + 1, the last two 8 columns on; b: rows 2 t and 2 t + 1, then 8 on, of column g.
+__device__ __forceinline__ void multiply_16x8(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
 // ---- wgmma ----
