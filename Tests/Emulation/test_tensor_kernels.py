@@ -135,6 +135,25 @@ class TensorKernels(unittest.TestCase):
                 self.close(out[:, :columns], expected, kind)
                 self.assertTrue((out[:, columns:].reshape(-1).view(np.uint8) == 255).all(), "nothing beside is written")
 
+    def test_heads_copied_and_added(self):
+        for tokens, heads, width, gap in [(1, 1, 1, 0), (5, 3, 24, 8), (3, 2, 7, 3)]:
+            token_stride, head_stride = heads * (width + gap) + 2, width + gap
+            for kind, out_kind in [(BF16, BF16), (F32, F32)]:
+                x = array(self.normal(tokens, heads, width), kind)
+                for adds in (0, 1):
+                    out = array(self.normal(tokens, token_stride), out_kind)
+                    expected = values(out)
+                    view = expected[:, : heads * head_stride].reshape(tokens, heads, head_stride)[:, :, :width].copy()
+                    kernel("elementwise.cu", f"copy_heads_{kind}")(
+                        2, 256, x, long(heads * width), long(width), out, long(token_stride), long(head_stride), tokens, heads,
+                        width, adds)
+                    after = values(out)
+                    found = after[:, : heads * head_stride].reshape(tokens, heads, head_stride)[:, :, :width]
+                    self.close(found, values(x) + adds * view, out_kind)
+                    inside = np.zeros((tokens, token_stride), bool)
+                    inside[:, : heads * head_stride].reshape(tokens, heads, head_stride)[:, :, :width] = True
+                    self.assertTrue(np.array_equal(after[~inside], expected[~inside]), "nothing beside is written")
+
     def test_activations(self):
         erfc = np.vectorize(math.erfc)
         formulas = [
@@ -394,17 +413,19 @@ class TensorKernels(unittest.TestCase):
             for kind, out_kind in [(F32, F32), (F32, BF16), (BF16, BF16)]:
                 start = self.normal(rows, width) * 4 + 50
                 start[0, 0] = -np.inf if width > 1 and targets[0] != 0 else start[0, 0]
-                for way in ("in place", "beside", "none"):
+                for way, kept in (("in place", 0), ("in place", 1), ("beside", 0), ("beside", 1), ("none", 0)):
                     if way == "in place" and kind != out_kind:
                         continue
                     x = array(start, kind, shift)
                     exact = values(x)
                     out = x if way == "in place" else empty((rows, width), out_kind, shift)
                     found = empty(rows)
-                    run = kernel("cross_entropy.cu", f"cross_entropy_{kind}_{out_kind}")
+                    shared = -(-width * x.itemsize // 32) * 32 if kept else 0
+                    run = kernel("cross_entropy.cu", f"cross_entropy_{kind}_{out_kind}", shared)
                     self.twice(
                         lambda seed: run(
-                            2, 512, x, targets, scales, NONE if way == "none" else out, found, rows, width, seed=seed), found, out)
+                            2, 512, x, targets, scales, NONE if way == "none" else out, found, rows, width, kept, seed=seed),
+                        found, out)
                     top = exact.max(1, keepdims=True)
                     log_sum = top[:, 0] + np.log(np.exp(exact - top).sum(1))
                     expected = np.array([0 if t < 0 else exact[i, t] - log_sum[i] for i, t in enumerate(targets)])
@@ -422,7 +443,7 @@ class TensorKernels(unittest.TestCase):
             x = array(np.zeros((1, 600)))
             x[0, 599] = wrong
             found = empty(1)
-            kernel("cross_entropy.cu", "cross_entropy_f32_f32")(1, 512, x, integers([3]), array([1.0]), x, found, 1, 600)
+            kernel("cross_entropy.cu", "cross_entropy_f32_f32")(1, 512, x, integers([3]), array([1.0]), x, found, 1, 600, 0)
             self.assertFalse(np.isfinite(found[0]))
 
     # ---- adamw.cu ----

@@ -24,6 +24,9 @@ struct AttentionCase {
         AttentionCase(name: "gta", heads: 4, kvHeads: 2, key: 32, once: 32, value: 64, isTied: true),
         AttentionCase(name: "mla", heads: 4, kvHeads: 4, key: 64, once: 32, value: 64),
         AttentionCase(name: "gla", heads: 4, kvHeads: 4, key: 32, once: 16, value: 32),
+        AttentionCase(name: "gqa, odd", heads: 4, kvHeads: 2, key: 20, once: 0, value: 20),
+        AttentionCase(name: "gta, odd", heads: 2, kvHeads: 1, key: 24, once: 24, value: 48, isTied: true),
+        AttentionCase(name: "gla, odd", heads: 2, kvHeads: 2, key: 48, once: 24, value: 48),
     ]
 }
 

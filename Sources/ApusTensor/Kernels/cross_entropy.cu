@@ -6,7 +6,7 @@
 //   gradient    [rows][width] scale (p - [i is the target]), or absent
 //
 // A block takes a row: one pass for maximum and sum of exponentials together (Milakov and Gimelshein 2018), and one for the
-// gradient, which finds the row in L2, where the rows that are worked on fit.
+// gradient. Where `kept` holds, the first leaves the row in shared memory for the second, which finds it in L2 otherwise.
 //
 // Floor: the logits are read once and the gradient is written once. Exponentials: two an element, 16 a cycle and
 // multiprocessor.
@@ -16,13 +16,16 @@
 #define WARPS (THREADS / 32)
 #define LOG2_E 1.4426950408889634f
 
+extern __shared__ __align__(16) unsigned char memory[];
+
 template <typename T, typename Gradient>
 __device__ __forceinline__ void cross_entropy(
     const T *logits, const int *targets, const float *scales, Gradient *gradient, float *log_probabilities, int rows,
-    int width
+    int width, int kept
 ) {
     constexpr int N = Vector<T, T>::size;
     __shared__ float maxima[WARPS], sums[WARPS];
+    T *own = reinterpret_cast<T *>(memory);
     const bool wide = width % N == 0 && aligned(logits) && aligned(gradient);
     for (int row = blockIdx.x; row < rows; row += gridDim.x) {
         const T *x = logits + (long long)row * width;
@@ -33,6 +36,8 @@ __device__ __forceinline__ void cross_entropy(
             for (int i = threadIdx.x * N; i < width; i += THREADS * N) {
                 float values[N];
                 load(x, i, width, wide, values);
+                // Each thread reads back what it wrote itself.
+                if (kept) store_wide(own + i, values);
                 float largest = maximum;
 #pragma unroll
                 for (int j = 0; j < N; ++j)
@@ -65,7 +70,8 @@ __device__ __forceinline__ void cross_entropy(
         Gradient *out = gradient + (long long)row * width;
         for (int i = threadIdx.x * N; i < width; i += THREADS * N) {
             float values[N];
-            load(x, i, width, wide, values);
+            if (kept && target >= 0) load_wide(own + i, values);
+            else load(x, i, width, wide, values);
 #pragma unroll
             for (int j = 0; j < N; ++j) {
                 const float p = exp2_approximate((values[j] - log_sum) * LOG2_E);
@@ -80,8 +86,8 @@ __device__ __forceinline__ void cross_entropy(
 #define CROSS_ENTROPY(NAME, T, GRADIENT)                                                                               \
     extern "C" __global__ void __launch_bounds__(THREADS, 2)                                                              \
         NAME(const T *logits, const int *targets, const float *scales, GRADIENT *gradient, float *log_probabilities,   \
-             int rows, int width) {                                                                                    \
-        cross_entropy(logits, targets, scales, gradient, log_probabilities, rows, width);                              \
+             int rows, int width, int kept) {                                                                          \
+        cross_entropy(logits, targets, scales, gradient, log_probabilities, rows, width, kept);                        \
     }
 CROSS_ENTROPY(cross_entropy_f32_f32, float, float)
 CROSS_ENTROPY(cross_entropy_f32_bf16, float, bf16_bits)

@@ -99,6 +99,32 @@ __device__ __forceinline__ void copy_rows(
 COPY(copy_rows_f32_f32, float, float)
 COPY(copy_rows_f32_bf16, float, bf16_bits)
 
+// Heads [tokens][heads][width] at strides into others, over or (adds) added to what is there: for heads of widths that the
+// kernels of attention have no tiles for, which are copied into wider ones. An element a thread.
+template <typename T>
+__device__ __forceinline__ void copy_heads(
+    const T *x, long long x_token, long long x_head, T *result, long long token_stride, long long head_stride, int tokens,
+    int heads, int width, int adds
+) {
+    for (long long i = (long long)blockIdx.x * THREADS + threadIdx.x; i < (long long)tokens * heads * width;
+         i += (long long)gridDim.x * THREADS) {
+        const int column = (int)(i % width), head = (int)(i / width % heads);
+        const long long token = i / width / heads;
+        T *target = result + token * token_stride + head * head_stride + column;
+        const float value = as_float(x[token * x_token + head * x_head + column]);
+        put(target, adds ? as_float(*target) + value : value);
+    }
+}
+
+#define COPY_HEADS(NAME, T)                                                                                            \
+    extern "C" __global__ void __launch_bounds__(THREADS)                                                              \
+        NAME(const T *x, long long x_token, long long x_head, T *result, long long token_stride,                       \
+             long long head_stride, int tokens, int heads, int width, int adds) {                                      \
+        copy_heads(x, x_token, x_head, result, token_stride, head_stride, tokens, heads, width, adds);                 \
+    }
+COPY_HEADS(copy_heads_f32, float)
+COPY_HEADS(copy_heads_bf16, bf16_bits)
+
 // x = f(x), times `factor` where there is one; kind: 0 silu, 1 gelu (exact), 2 gelu by tanh.
 extern "C" __global__ void __launch_bounds__(THREADS)
     activate(float *x, const float *factor, int kind, long long count) {

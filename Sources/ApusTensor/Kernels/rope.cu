@@ -10,13 +10,13 @@
 #include "rows.cuh"
 
 #define THREADS 256
-#define N 4
 
 template <typename T>
 __device__ __forceinline__ void rotate(
     T *x, const float *cosine, const float *sine, int tokens, int heads, int pairs, long long token_stride,
     long long head_stride, int interleaved
 ) {
+    constexpr int N = Vector<T, T>::size;
     const bool wide = pairs % N == 0 && token_stride % N == 0 && head_stride % N == 0 && aligned(x) &&
                       aligned(cosine) && aligned(sine);
     // The host sees to it that there are fewer than 2^31 parts.

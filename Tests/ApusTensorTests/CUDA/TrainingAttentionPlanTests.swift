@@ -47,6 +47,26 @@ import Testing
         }
     }
 
+    @Test func widthsWithoutTilesArePadded() throws {
+        let cases = [
+            ([64, 0, 64], [64, 0, 64]), ([20, 0, 20], [32, 0, 32]), ([24, 24, 48], [32, 32, 48]),
+            ([48, 24, 48], [48, 32, 48]), ([128, 64, 128], [128, 64, 128]), ([200, 0, 200], [256, 0, 256]),
+        ]
+        for (given, expected) in cases {
+            let found = TrainingAttentionSettings.padded(key: given[0], once: given[1], value: given[2])
+            guard expected.reduce(0, +) <= 320 else {
+                #expect(found == nil)
+                continue
+            }
+            let padded = try #require(found)
+            #expect([padded.key, padded.once, padded.value] == expected)
+            let settings = try TrainingAttentionSettings(
+                key: padded.key, once: padded.once, value: padded.value, output: .bf16, gradients: .bf16,
+                addsGradients: false)
+            #expect(settings.backwardKeys != nil)
+        }
+    }
+
     @Test func widthsWithoutTilesAreRefused() throws {
         let wide = try TrainingAttentionSettings(
             key: 256, once: 0, value: 256, output: .f32, gradients: .f32, addsGradients: false)

@@ -129,7 +129,10 @@ struct HeadPass {
         inputGradient = isRecorded && edges[0] != nil ? backend.makeTensor([rows, width], operations.activation) : nil
         headGradient = isRecorded && edges[1] != nil ? backend.makeTensor(head.shape, .f32) : nil
         if rows == 0 { headGradient?.fillWithZeros() }
-        let block = backend.headRows(vocabulary: widest ?? vocabulary)
+        // As many blocks as the backend's size asks for, of nearly the same size.
+        let most = backend.headRows(vocabulary: widest ?? vocabulary)
+        let count = max(1, (rows + most - 1) / most)
+        let block = min(most, ((rows + count - 1) / count + 63) / 64 * 64)
         blocks = stride(from: 0, to: rows, by: block).map { $0..<min($0 + block, rows) }
     }
 

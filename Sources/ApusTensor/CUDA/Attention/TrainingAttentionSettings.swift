@@ -93,6 +93,20 @@ public struct TrainingAttentionSettings: Sendable, Hashable {
             common.merging(["BLOCK_M": queries]) { $1 })
     }
 
+    /// The narrowest widths that there are tiles for, forward and backward, and that hold these; nil where there are none.
+    package static func padded(key: Int, once: Int, value: Int) -> (key: Int, once: Int, value: Int)? {
+        let widths = columns.sorted()
+        guard let value = widths.first(where: { $0 >= value }) else { return nil }
+        let onces = once == 0 ? [0] : widths.filter { $0 >= once }
+        let pairs = onces.flatMap { once in
+            widths.filter { $0 >= key && columns.contains($0 + once) }.map { (key: $0, once: once) }
+        }
+        guard let best = pairs.min(by: { ($0.key + $0.once, $0.once) < ($1.key + $1.once, $1.once) }),
+            best.key + best.once + value <= 320
+        else { return nil }
+        return (best.key, best.once, value)
+    }
+
     /// Panels of 64 columns of a row in shared memory.
     private static func panels(_ width: Int) -> Int { (width + 63) / 64 }
 }

@@ -9,8 +9,8 @@ extension CUDABackend {
         let logSumExp = makeTensor([tokens, operands.query.heads], .f32)
         let narrow = narrowed(operands)
         perform {
-            try attention.forward(
-                heads(narrow), parameters, output: array(result), logSumExp: address(logSumExp))
+            try attention.forwardPadding(
+                heads(narrow), parameters, output: array(result), logSumExp: address(logSumExp), on: operations)
         }
         withExtendedLifetime(narrow) {}
         return (result, logSumExp)
@@ -25,9 +25,9 @@ extension CUDABackend {
         let narrow = narrowed(operands)
         let gradient = gradient.dtype == .bf16 ? onDevice(gradient) : converted(gradient, to: .bf16)
         perform {
-            try attention.backward(
+            try attention.backwardPadding(
                 heads(narrow), parameters, output: array(output), logSumExp: address(logSumExp),
-                gradient: address(gradient), into: heads(gradients), adds: adds)
+                gradient: address(gradient), into: heads(gradients), adds: adds, on: operations)
         }
         withExtendedLifetime((narrow, gradient)) {}
     }

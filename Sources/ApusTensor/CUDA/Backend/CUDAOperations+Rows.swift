@@ -3,8 +3,8 @@ extension CUDAOperations {
     /// Threads of a row of a norm, and the shared memory of a block with `rows` rows of floats a group.
     private func normGroup(width: Int, rows: Int) throws -> (threads: Int, sharedMemory: Int) {
         let pitch = (width + 3) / 4 * 4 * 4 * rows
-        // A warp a row as long as four blocks of eight rows fit a multiprocessor.
-        if 8 * pitch <= 56 << 10 { return (32, 8 * pitch) }
+        // A warp a row as long as three blocks of eight rows fit a multiprocessor.
+        if 8 * pitch <= 74 << 10 { return (32, 8 * pitch) }
         guard pitch <= device.sharedMemoryPerBlock - 1024 else {
             throw CUDAError.launch(kernel: "norm", problem: "rows of \(width) elements do not fit shared memory")
         }
@@ -107,9 +107,13 @@ extension CUDAOperations {
     ) throws {
         guard rows > 0 else { return }
         let type = gradient?.dtype ?? logits.dtype
+        // Rows stay in shared memory between the two passes where those of two blocks fit a multiprocessor.
+        let bytes = (width * logits.dtype.bytesPerBlock + 31) / 32 * 32
+        let isKept = gradient != nil && bytes <= 110 << 10
         try kernel("cross_entropy_\(logits.dtype)_\(type)", of: "cross_entropy.cu").launch(
-            grid: CUDAExtent(rows), block: 512, on: stream, .value(logits.address), .value(targets), .value(scales),
-            .value(gradient?.address ?? 0), .value(logProbabilities), .value(Int32(rows)), .value(Int32(width)))
+            grid: CUDAExtent(rows), block: 512, sharedMemory: isKept ? bytes : 0, on: stream, .value(logits.address),
+            .value(targets), .value(scales), .value(gradient?.address ?? 0), .value(logProbabilities),
+            .value(Int32(rows)), .value(Int32(width)), .value(Int32(isKept ? 1 : 0)))
     }
 
     /// `sums = ` or `+= ` the sums of columns of a matrix whose rows are `stride` elements apart; float32.

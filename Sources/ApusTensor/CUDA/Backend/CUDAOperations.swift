@@ -116,6 +116,17 @@ extension CUDAOperations {
             ])
     }
 
+    /// Heads into others of the same width and dtype, over what is there or added to it.
+    package func copyHeads(_ x: CUDAHeads, to result: CUDAHeads, tokens: Int, adds: Bool = false) throws {
+        try pass(
+            "copy_heads_\(x.array.dtype)", of: "elementwise.cu", parts: tokens * x.heads * x.width,
+            [
+                .value(x.array.address), .value(Int64(x.tokenStride)), .value(Int64(x.headStride)),
+                .value(result.array.address), .value(Int64(result.tokenStride)), .value(Int64(result.headStride)),
+                .value(Int32(tokens)), .value(Int32(x.heads)), .value(Int32(x.width)), .value(Int32(adds ? 1 : 0)),
+            ])
+    }
+
     /// `x = activation(x)`, times `factor` where there is one; float32, in place.
     package func activate(_ x: UInt64, _ activation: ActivationFunction, times factor: UInt64?, count: Int) throws {
         let kind: Int32 =
@@ -167,8 +178,9 @@ extension CUDAOperations {
         _ x: CUDAArray, cosine: UInt64, sine: UInt64, tokens: Int, heads: Int, pairs: Int, tokenStride: Int,
         headStride: Int, isInterleaved: Bool
     ) throws {
+        let vector = Self.vector(x.dtype, x.dtype)
         try pass(
-            "rotate_\(x.dtype)", of: "rope.cu", parts: tokens * heads * ((pairs + 3) / 4),
+            "rotate_\(x.dtype)", of: "rope.cu", parts: tokens * heads * ((pairs + vector - 1) / vector),
             [
                 .value(x.address), .value(cosine), .value(sine), .value(Int32(tokens)), .value(Int32(heads)),
                 .value(Int32(pairs)), .value(Int64(tokenStride)), .value(Int64(headStride)),
