@@ -314,6 +314,34 @@ inline float emulated_flush(float x) { return std::fpclassify(x) == FP_SUBNORMAL
 inline float exp2_approximate(float x) { return emulated_flush(std::exp2(emulated_flush(x))); }
 inline float reciprocal_approximate(float x) { return emulated_flush(1.0f / emulated_flush(x)); }
 inline float log2_approximate(float x) { return std::log2(emulated_flush(x)); }
+inline void mma_16x8x16(float (&d)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
+    struct Words {
+        u32 a[4], b[2];
+    };
+    const unsigned char *got = emulator::meet(0xffffffff, Words{{a0, a1, a2, a3}, {b0, b1}}, [](auto in, auto out) {
+        float a[16][16], b[16][8];
+        for (int lane = 0; lane < 32; ++lane) {
+            Words words;
+            memcpy(&words, in[lane], sizeof words);
+            for (int i = 0; i < 4; ++i)
+                for (int j = 0; j < 2; ++j)
+                    a[lane / 4 + i % 2 * 8][lane % 4 * 2 + i / 2 * 8 + j] =
+                        __uint_as_float(words.a[i] >> 16 * j << 16);
+            for (int i = 0; i < 2; ++i)
+                for (int j = 0; j < 2; ++j) b[lane % 4 * 2 + i * 8 + j][lane / 4] = __uint_as_float(words.b[i] >> 16 * j << 16);
+        }
+        for (int lane = 0; lane < 32; ++lane) {
+            float sums[4] = {};
+            for (int i = 0; i < 4; ++i)
+                for (int k = 0; k < 16; ++k) sums[i] += a[lane / 4 + i / 2 * 8][k] * b[k][lane % 4 * 2 + i % 2];
+            memcpy(out[lane], sums, sizeof sums);
+        }
+    });
+    float sums[4];
+    memcpy(sums, got, sizeof sums);
+    for (int i = 0; i < 4; ++i) d[i] += sums[i];
+}
+
 inline float bf16_to_float(bf16_bits x) { return __uint_as_float((u32)x << 16); }
 inline float infinity() { return __int_as_float(0x7f800000); }
 

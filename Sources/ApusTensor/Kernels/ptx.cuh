@@ -348,6 +348,17 @@ __device__ __forceinline__ u32 spread_bytes(u32 bytes) {
     return halves;
 }
 
+// d += a b of one warp: a is 16 x 16, b 16 x 8, bf16. Lane t has of a rows t / 4 (a0, a2) and 8 further (a1, a3), columns
+// 2 (t % 4) and the next (a0, a1) and those 8 further (a2, a3); of b the same places with rows and columns exchanged; of d
+// rows t / 4 and 8 further, columns 2 (t % 4) and the next.
+__device__ __forceinline__ void mma_16x8x16(float (&d)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "{%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
 __device__ __forceinline__ float bf16_to_float(bf16_bits x) {
     return __uint_as_float(static_cast<u32>(x) << 16);
 }

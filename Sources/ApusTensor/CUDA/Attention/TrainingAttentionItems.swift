@@ -14,17 +14,20 @@ public struct TrainingAttentionItems: Sendable, Equatable {
         /// Place of the sequence's first row where every sequence begins at a multiple of 128.
         public var padded: Int32
         /// Tokens of the sequence before these (prefill over a cache).
-        public var cached: Int32 = 0
+        public var cached: Int32
         /// The sequence's row in the page table.
         public var sequence: Int32
         private var unused: Int32 = 0
 
-        fileprivate init(_ begin: Int, _ length: Int, _ row: Int, _ head: Int, _ padded: Int, _ sequence: Int) {
+        fileprivate init(
+            _ begin: Int, _ length: Int, _ row: Int, _ head: Int, _ padded: Int, _ cached: Int, _ sequence: Int
+        ) {
             self.begin = Int32(begin)
             self.length = Int32(length)
             self.row = Int32(row)
             self.head = Int32(head)
             self.padded = Int32(padded)
+            self.cached = Int32(cached)
             self.sequence = Int32(sequence)
         }
     }
@@ -48,8 +51,12 @@ public struct TrainingAttentionItems: Sendable, Equatable {
     /// Tiles of `heads` heads; `bytesPerRow` are those of a row's keys and values in each.
     ///
     /// Heads and sequences whose keys and values fit together into a share of L2 come one group after the other, so that tiles
-    /// that read the same rows find them there; within a group the longest come first.
-    public init(_ parameters: SequenceAttention, heads: Int, of rows: Rows, bytesPerRow: Int) {
+    /// that read the same rows find them there; within a group the longest come first. `cached`: tokens before each sequence's
+    /// own, which all of them see (prefill over a cache).
+    public init(
+        _ parameters: SequenceAttention, heads: Int, of rows: Rows, bytesPerRow: Int, cached: [Int]? = nil
+    ) {
+        precondition(cached.map { $0.count == parameters.starts.count - 1 } ?? true, "cached tokens of each sequence")
         let tile = TrainingAttentionSettings.tileRows
         let window = parameters.window ?? .max / 2
         var (result, group): ([Item], [(cost: Int, item: Item)]) = ([], [])
@@ -64,17 +71,19 @@ public struct TrainingAttentionItems: Sendable, Equatable {
         for (sequence, (begin, end)) in zip(parameters.starts, parameters.starts.dropFirst()).enumerated()
         where begin < end {
             let length = end - begin
+            let before = cached?[sequence] ?? 0
+            let bytes = (before + length) * bytesPerRow
             for head in 0..<heads {
-                if !group.isEmpty && held + length * bytesPerRow > Self.cacheShare { finish() }
-                held += length * bytesPerRow
+                if !group.isEmpty && held + bytes > Self.cacheShare { finish() }
+                held += bytes
                 for row in stride(from: 0, to: length, by: tile) {
                     let last = min(row + tile, length)
                     let cost =
                         switch rows {
-                        case .queries: last - max(0, row - window + 1)
+                        case .queries: before + last - max(0, before + row - window + 1)
                         case .keys: min(length, last - 1 + window) - row
                         }
-                    group.append((cost, Item(begin, length, row, head, padded, sequence)))
+                    group.append((cost, Item(begin, length, row, head, padded, before, sequence)))
                 }
             }
             padded += (length + tile - 1) / tile * tile

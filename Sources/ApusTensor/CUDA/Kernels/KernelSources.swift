@@ -8,11 +8,13 @@ public enum KernelSources {
         "attention_forward.cu": text(PackageResources.attention_forward_cu),
         "attention_once.cu": text(PackageResources.attention_once_cu),
         "cross_entropy.cu": text(PackageResources.cross_entropy_cu),
+        "decoder_step.cu": text(PackageResources.decoder_step_cu),
         "elementwise.cu": text(PackageResources.elementwise_cu),
         "embedding.cu": text(PackageResources.embedding_cu),
         "norm.cu": text(PackageResources.norm_cu),
         "reductions.cu": text(PackageResources.reductions_cu),
         "rope.cu": text(PackageResources.rope_cu),
+        "row_products.cu": text(PackageResources.row_products_cu),
         "swiglu.cu": text(PackageResources.swiglu_cu),
     ]
 

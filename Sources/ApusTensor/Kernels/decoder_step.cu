@@ -1,0 +1,127 @@
+// What a decoder's step does beside products and attention: rows into the residual stream, the choice of tokens, SwiGLU of
+// gate and up that lie by turns.
+//
+// Floor: a launch's latency; for many rows, what is read and written once over the bandwidth.
+#include "rows.cuh"
+
+#define THREADS 256
+#define N 4
+
+// A row of the residual stream as the products of row_products.cu read it: times the norm's weight, and its sum of squares.
+template <typename Source>
+__device__ __forceinline__ void begin_row(
+    const Source *source, float scale, bool exists, const float *weight, float *residual, bf16_bits *y, float *squares, int width
+) {
+    __shared__ float warps[THREADS / 32];
+    const bool wide = width % N == 0 && aligned(source) && aligned(weight) && aligned(residual) && aligned(y);
+    float total = 0.0f;
+    for (int i = threadIdx.x * N; i < width; i += THREADS * N) {
+        float values[N], weights[N];
+        load(source, i, width, wide, values);
+        load(weight, i, width, wide, weights);
+#pragma unroll
+        for (int j = 0; j < N; ++j) {
+            values[j] = exists ? values[j] * scale : __int_as_float(0x7fffffff);
+            total += values[j] * values[j];
+            weights[j] *= values[j];
+        }
+        if (residual != nullptr) store(residual, i, width, wide, values);
+        store(y, i, width, wide, weights);
+    }
+    total = group_sum<THREADS>(total, warps);
+    if (threadIdx.x == 0) *squares = total;
+}
+
+// The embeddings of tokens, one block a row; a token outside of the table becomes NaN.
+extern "C" __global__ void __launch_bounds__(THREADS) embed_rows(
+    const int *tokens, const bf16_bits *table, float scale, const float *weight, float *residual, bf16_bits *y,
+    float *squares, int width, int vocabulary
+) {
+    grid_wait();
+    grid_launch_dependents();
+    const long long row = blockIdx.x, token = tokens[row];
+    const bool exists = token >= 0 && token < vocabulary;
+    begin_row(
+        table + (exists ? token * width : 0), scale, exists, weight, residual + row * width, y + row * width, squares + row,
+        width);
+}
+
+// Rows rows[0], rows[1], ... of the residual stream, one block each.
+extern "C" __global__ void __launch_bounds__(THREADS) pick_rows(
+    const float *residual, const int *rows, const float *weight, bf16_bits *y, float *squares, int width
+) {
+    grid_wait();
+    grid_launch_dependents();
+    const long long row = blockIdx.x;
+    begin_row<float>(
+        residual + (long long)rows[row] * width, 1.0f, true, weight, nullptr, y + row * width, squares + row, width);
+}
+
+// The tokens that the head's blocks found best, a warp a row. They stand at position lengths[row], which becomes one more,
+// so that the next step follows without the host; rows of length 0 do not exist.
+extern "C" __global__ void __launch_bounds__(THREADS) choose_tokens(
+    const float *best, const int *best_index, int parts, int *tokens, int *lengths, int *history, int history_stride, int rows
+) {
+    grid_wait();
+    grid_launch_dependents();
+    const int row = blockIdx.x * (THREADS / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
+    if (row >= rows) return;
+    float value = -infinity();
+    int index = 0x7fffffff;
+    for (int i = lane; i < parts; i += 32) {
+        const float other = best[(long long)row * parts + i];
+        const int other_index = best_index[(long long)row * parts + i];
+        if (other > value || (other == value && other_index < index)) value = other, index = other_index;
+    }
+#pragma unroll
+    for (int bit = 16; bit > 0; bit /= 2) {
+        const float other = __shfl_xor_sync(FULL_WARP, value, bit);
+        const int other_index = __shfl_xor_sync(FULL_WARP, index, bit);
+        if (other > value || (other == value && other_index < index)) value = other, index = other_index;
+    }
+    const int length = lengths[row];
+    if (lane != 0 || length == 0) return;
+    if (index == 0x7fffffff) index = 0;  // nothing but NaN
+    tokens[row] = index;
+    if (length < history_stride) history[(long long)row * history_stride + length] = index;
+    lengths[row] = length + 1;
+}
+
+// silu(gate) up, of rows in which 8 elements of the gate and 8 of up lie by turns; `bias` likewise, or none.
+extern "C" __global__ void __launch_bounds__(THREADS) swiglu_turns(
+    const bf16_bits *x, const float *bias, bf16_bits *out, long long count, int width
+) {
+    grid_wait();
+    grid_launch_dependents();
+    for (long long i = (long long)blockIdx.x * THREADS + threadIdx.x; i < count / 8; i += (long long)gridDim.x * THREADS) {
+        float gate[8], up[8];
+        load_wide(x + i * 16, gate);
+        load_wide(x + i * 16 + 8, up);
+        if (bias != nullptr) {
+            const float *from = bias + i * 8 % width * 2;
+#pragma unroll
+            for (int j = 0; j < 8; ++j) gate[j] += from[j], up[j] += from[8 + j];
+        }
+#pragma unroll
+        for (int j = 0; j < 8; ++j) gate[j] = gate[j] * logistic(gate[j]) * up[j];
+        store_wide(out + i * 8, gate);
+    }
+}
+
+// residual += bias, in every row.
+extern "C" __global__ void __launch_bounds__(THREADS) add_bias(float *residual, const float *bias, long long count, int width) {
+    grid_wait();
+    grid_launch_dependents();
+    for (long long i = (long long)blockIdx.x * THREADS + threadIdx.x; i < count; i += (long long)gridDim.x * THREADS)
+        residual[i] += bias[i % width];
+}
+
+// Random bf16 between -scale and scale, for models without files.
+extern "C" __global__ void __launch_bounds__(THREADS) fill_uniform(bf16_bits *x, long long count, u64 seed, float scale) {
+    for (long long i = (long long)blockIdx.x * THREADS + threadIdx.x; i < count; i += (long long)gridDim.x * THREADS) {
+        u64 z = seed + (u64)i * 0x9e3779b97f4a7c15ull;
+        z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
+        z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
+        put(x + i, ((float)(u32)(z >> 40) * 1.1920928955078125e-7f - 1.0f) * scale);
+    }
+}

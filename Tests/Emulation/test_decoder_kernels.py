@@ -1,0 +1,401 @@
+"""The kernels of decoder steps, run on the CPU, against float64: products of few rows, attention over pages, choice of tokens."""
+
+import ctypes
+import sys
+import unittest
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE)]
+
+import emulate
+from emulate import aligned, from_bf16, to_bf16
+
+NONE = None
+STORE, ADD, SWIGLU, CHOOSE = range(4)
+
+
+class RowProduct(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_void_p)
+        for name in ("x weight bias squares out sums next_weight next_squares temperatures seeds positions best best_index".split())]
+    _fields_ += [("rows", ctypes.c_int), ("outputs", ctypes.c_int), ("square_parts", ctypes.c_int), ("epsilon", ctypes.c_float)]
+
+
+class GroupedStep(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_void_p)
+        for name in "qkv query_norm key_norm cosine sine cache page_table lengths output".split()]
+    _fields_ += [("page_elements", ctypes.c_longlong)]
+    _fields_ += [(name, ctypes.c_int) for name in ("page_stride", "groups", "window")]
+    _fields_ += [("epsilon", ctypes.c_float), ("scale_log2", ctypes.c_float)]
+
+
+class GroupedAppend(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_void_p)
+        for name in "qkv bias query_norm key_norm cosine sine query cache page_table sequences positions lengths".split()]
+    _fields_ += [("page_elements", ctypes.c_longlong)]
+    _fields_ += [(name, ctypes.c_int) for name in ("page_stride", "tokens", "query_heads", "groups")]
+    _fields_ += [("epsilon", ctypes.c_float)]
+
+
+def array(x, dtype=np.float32):
+    x = np.asarray(x)
+    return aligned(x.shape, dtype, x.astype(dtype))
+
+
+def address(x):
+    return None if x is None else x.ctypes.data
+
+
+def error(found, expected):
+    return float(np.linalg.norm(found - expected) / max(np.linalg.norm(expected), 1e-300))
+
+
+def wide(bits):
+    return from_bf16(bits).astype(np.float64)
+
+
+class Case(unittest.TestCase):
+    def setUp(self):
+        self.random = np.random.default_rng(7)
+
+    def normal(self, *shape):
+        return self.random.standard_normal(shape)
+
+    def twice(self, launch, *outputs):
+        """Launches with threads in two orders and copies early and late, which must give the same bits."""
+        before = [o.copy() for o in outputs]
+        launch(seed=0)
+        first = [o.copy() for o in outputs]
+        for output, old in zip(outputs, before):
+            output[...] = old
+        launch(seed=5, lazy=True)
+        for output, old in zip(outputs, first):
+            self.assertTrue(np.array_equal(output.view(np.uint8), old.view(np.uint8)), "a race")
+
+
+# Width, rows of a block, tiles, warps, units staged, rows, outputs.
+PRODUCTS = [
+    (64, 8, 1, 1, 0, 1, 16), (576, 8, 1, 9, 0, 5, 64), (200, 8, 2, 3, 0, 8, 48), (576, 32, 2, 4, 3, 32, 80),
+    (576, 16, 1, 4, 1, 19, 32), (136, 64, 2, 2, 1, 70, 64), (1536, 16, 1, 12, 0, 16, 32), (776, 8, 4, 3, 2, 3, 144)]
+
+
+class Products(Case):
+    @classmethod
+    def setUpClass(cls):
+        emulate.prepare([
+            ("row_products.cu", "row_product", cls.definitions(shape, norm, epilogue))
+            for shape in PRODUCTS for norm, epilogue in ((1, STORE), (0, ADD), (1, SWIGLU), (1, CHOOSE))])
+
+    @staticmethod
+    def definitions(shape, norm, epilogue):
+        width, rows, tiles, warps, staged, _, _ = shape
+        return dict(WIDTH=width, ROWS=rows, TILES=tiles, WARPS=warps, NORM=norm, EPILOGUE=epilogue, ROUND=staged)
+
+    def launch(self, shape, norm, epilogue, outputs, blocks=None, **arguments):
+        width, rows_of_block, tiles, warps, staged, rows, _ = shape
+        stage, sums = warps * staged * rows_of_block * 128, warps * tiles * rows_of_block // 8 * 512
+        kernel = emulate.Kernel(
+            "row_products.cu", "row_product", self.definitions(shape, norm, epilogue),
+            stage + sums if epilogue == CHOOSE else max(stage, sums))
+        p = RowProduct(rows=rows, outputs=outputs, epsilon=1e-5, **arguments)
+        grid = (blocks or -(-outputs // (16 * tiles)), -(-rows // rows_of_block), 1)
+        return lambda seed, lazy=False: kernel(grid, 32 * warps, p, seed=seed, lazy=lazy)
+
+    def operands(self, shape, outputs=None):
+        width, rows, n = shape[0], shape[5], outputs or shape[6]
+        x, weight = to_bf16(self.normal(rows, width)), to_bf16(self.normal(n, width) / width**0.5)
+        return x, weight, wide(x) @ wide(weight).T
+
+    def squares(self, rows, width, parts):
+        """Parts of sums of squares, and the factors that follow."""
+        squares = array(self.random.uniform(0.5, 2, (rows, parts)))
+        return squares, 1 / np.sqrt(squares.astype(np.float64).sum(1, keepdims=True) / width + 1e-5)
+
+    def test_products_with_norm_and_bias(self):
+        for shape in PRODUCTS:
+            for outputs in (shape[6], shape[6] - 5):
+                x, weight, product = self.operands(shape, outputs)
+                squares, inverse = self.squares(shape[5], shape[0], 37)
+                for bias in (None, array(self.normal(outputs))):
+                    out = aligned((shape[5], outputs), np.uint16)
+                    self.twice(
+                        self.launch(
+                            shape, 1, STORE, outputs, x=address(x), weight=address(weight), bias=address(bias),
+                            squares=address(squares), square_parts=37, out=address(out)), out)
+                    expected = product * inverse + (0 if bias is None else bias)
+                    self.assertLess(error(wide(out), expected), 4e-3, shape)
+
+    def test_sums_into_the_residual_stream(self):
+        for shape in PRODUCTS:
+            for outputs in (shape[6], shape[6] - 5):
+                x, weight, product = self.operands(shape, outputs)
+                rows, tiles = shape[5], -(-outputs // 16)
+                sums, norm = array(self.normal(rows, outputs)), array(self.normal(outputs))
+                bias = array(self.normal(outputs))
+                out, squares = aligned((rows, outputs), np.uint16), aligned((rows, tiles), np.float32)
+                expected = sums.astype(np.float64) + product + bias
+                self.twice(
+                    self.launch(
+                        shape, 0, ADD, outputs, x=address(x), weight=address(weight), bias=address(bias), out=address(out),
+                        sums=address(sums), next_weight=address(norm), next_squares=address(squares)), sums, out, squares)
+                self.assertLess(error(sums, expected), 2e-6, shape)
+                self.assertLess(error(wide(out), expected * norm), 4e-3)
+                padded = np.zeros((rows, tiles * 16))
+                padded[:, :outputs] = expected
+                self.assertLess(error(squares, (padded**2).reshape(rows, tiles, 16).sum(2)), 1e-5)
+
+    def test_swiglu_of_rows_by_turns(self):
+        for shape in PRODUCTS:
+            x, weight, product = self.operands(shape)
+            squares, inverse = self.squares(shape[5], shape[0], 3)
+            out = aligned((shape[5], shape[6] // 2), np.uint16)
+            self.twice(
+                self.launch(
+                    shape, 1, SWIGLU, shape[6], x=address(x), weight=address(weight), squares=address(squares),
+                    square_parts=3, out=address(out)), out)
+            turns = (product * inverse).reshape(shape[5], -1, 2, 8)
+            expected = (turns[:, :, 0] / (1 + np.exp(-turns[:, :, 0])) * turns[:, :, 1]).reshape(shape[5], -1)
+            self.assertLess(error(wide(out), expected), 5e-3, shape)
+
+    def test_the_largest_and_samples(self):
+        for shape in PRODUCTS:
+            rows, outputs = shape[5], shape[6] * 3 - 5
+            x, weight, product = self.operands(shape, outputs)
+            squares, inverse = self.squares(rows, shape[0], 1)
+            temperatures, seeds = array(np.arange(rows) % 3 * 0.5), array(np.arange(rows) + 9, np.uint64)
+            positions = array(np.arange(rows) + 4, np.int32)
+            for blocks in (1, 2):
+                blocks = min(blocks, -(-outputs // (16 * shape[2])))
+                logits, best = aligned((rows, outputs), np.float32), aligned((rows, blocks), np.float32)
+                index = aligned((rows, blocks), np.int32)
+                self.twice(
+                    self.launch(
+                        shape, 1, CHOOSE, outputs, blocks, x=address(x), weight=address(weight), squares=address(squares),
+                        square_parts=1, sums=address(logits), temperatures=address(temperatures), seeds=address(seeds),
+                        positions=address(positions), best=address(best), best_index=address(index)), logits, best, index)
+                self.assertLess(error(logits, product * inverse), 2e-6, shape)
+                for row in range(rows):
+                    scores = logits[row].astype(np.float64)
+                    if temperatures[row] > 0:
+                        scores = scores / temperatures[row] + gumbel(int(seeds[row]), int(positions[row]), outputs)
+                    chosen = index[row][np.lexsort((index[row], -best[row]))[0]]
+                    self.assertLess(scores.max() - scores[chosen], 1e-4)
+
+    def test_equal_logits_give_the_first(self):
+        shape = PRODUCTS[1]
+        x, weight = to_bf16(np.ones((5, 576))), to_bf16(np.ones((64, 576)))
+        squares, temperatures = array(np.ones((5, 1))), array(np.zeros(5))
+        best, index = aligned((5, 2), np.float32), aligned((5, 2), np.int32)
+        self.launch(
+            shape, 1, CHOOSE, 64, 2, x=address(x), weight=address(weight), squares=address(squares), square_parts=1,
+            temperatures=address(temperatures), best=address(best), best_index=address(index))(seed=0)
+        self.assertTrue((index == [0, 16]).all())
+
+
+def gumbel(seed, position, count):
+    mask, result = (1 << 64) - 1, []
+    for token in range(count):
+        z = (seed + position * 0x9E3779B97F4A7C15 + token * 0xD1B54A32D192ED03) & mask
+        z = ((z ^ z >> 30) * 0xBF58476D1CE4E5B9) & mask
+        z = ((z ^ z >> 27) * 0x94D049BB133111EB) & mask
+        z ^= z >> 31
+        result.append(-np.log(-np.log(((z >> 40) + 0.5) * 2.0**-24)))
+    return np.array(result)
+
+
+class Steps(Case):
+    @classmethod
+    def setUpClass(cls):
+        names = ["embed_rows", "pick_rows", "choose_tokens", "swiglu_turns", "add_bias", "fill_uniform"]
+        cls.kernels = emulate.kernels("decoder_step.cu", names)
+
+    def test_rows_into_the_residual_stream(self):
+        for width in (7, 64, 1100):
+            table, weight = to_bf16(self.normal(10, width)), array(self.normal(width))
+            tokens = array([3, 9, 0, 10], np.int32)
+            residual, y = aligned((4, width), np.float32), aligned((4, width), np.uint16)
+            squares = aligned(4, np.float32)
+            self.twice(
+                lambda seed, lazy=False: self.kernels["embed_rows"](
+                    4, 256, tokens, table, 2.0, weight, residual, y, squares, width, 10, seed=seed), residual, y, squares)
+            expected = 2 * wide(table)[tokens[:3]]
+            self.assertTrue(np.array_equal(residual[:3], expected.astype(np.float32)))
+            self.assertTrue(np.isnan(residual[3]).all())
+            self.assertLess(error(wide(y[:3]), expected * weight), 4e-3)
+            self.assertLess(error(squares[:3], (expected**2).sum(1)), 1e-6)
+
+            rows, picked, sums = array([2, 0], np.int32), aligned((2, width), np.uint16), aligned(2, np.float32)
+            self.kernels["pick_rows"](2, 256, residual, rows, weight, picked, sums, width)
+            self.assertTrue(np.array_equal(picked, y[[2, 0]]))
+            self.assertTrue(np.array_equal(sums, squares[[2, 0]]))
+
+    def test_chosen_tokens_follow_each_other(self):
+        best = array([[1, 5, 5], [np.nan, 2, 1], [9, 9, 9], [np.nan, np.nan, np.nan]])
+        index = array([[4, 8, 6], [1, 2, 3], [7, 7, 7], [1, 2, 3]], np.int32)
+        tokens, lengths = array([-1] * 4, np.int32), array([3, 5, 0, 1], np.int32)
+        history = array(np.full((4, 5), -1), np.int32)
+        self.kernels["choose_tokens"](1, 256, best, index, 3, tokens, lengths, history, 5, 4)
+        self.assertEqual(tokens.tolist(), [6, 2, -1, 0])
+        self.assertEqual(lengths.tolist(), [4, 6, 0, 2])
+        self.assertEqual(history[0].tolist(), [-1, -1, -1, 6, -1])
+        self.assertTrue((history[1] == -1).all(), "position 5 is not in the history")
+
+    def test_swiglu_and_biases(self):
+        x, bias = to_bf16(self.normal(5, 48)), array(self.normal(48))
+        out = aligned((5, 24), np.uint16)
+        for added in (None, bias):
+            self.kernels["swiglu_turns"](
+                2, 256, x, ctypes.c_void_p(address(added)), out, ctypes.c_longlong(120), 24)
+            turns = (wide(x) + (0 if added is None else added)).reshape(5, 3, 2, 8)
+            expected = turns[:, :, 0] / (1 + np.exp(-turns[:, :, 0])) * turns[:, :, 1]
+            self.assertLess(error(wide(out), expected.reshape(5, 24)), 4e-3)
+        residual = array(self.normal(5, 48))
+        expected = residual + bias
+        self.kernels["add_bias"](2, 256, residual, bias, ctypes.c_longlong(240), 48)
+        self.assertTrue(np.array_equal(residual, expected))
+
+    def test_random_weights(self):
+        x = aligned(5000, np.uint16)
+        self.kernels["fill_uniform"](3, 256, x, ctypes.c_longlong(5000), ctypes.c_ulonglong(3), 0.5)
+        values = wide(x)
+        self.assertTrue((abs(values) <= 0.5).all())
+        self.assertLess(abs(values.mean()), 0.02)
+        self.assertLess(abs(values.std() - 0.5 / 3**0.5), 0.01)
+
+
+class Pages:
+    """Pages of grouped attention; what no token fills is NaN."""
+
+    def __init__(self, random, lengths, groups, head, page_size):
+        used = [-(-n // page_size) for n in lengths]
+        order = random.permutation(sum(used) + 1)
+        self.groups, self.head, self.page_size = groups, head, page_size
+        self.table = aligned((len(lengths), max(used) + 1), np.int32, 2**30)
+        self.cache = aligned((len(order), groups, page_size, 2 * head), np.uint16, 0x7FFF)
+        for b, count in enumerate(used):
+            self.table[b, :count] = order[sum(used[:b]) : sum(used[:b]) + count]
+
+    def row(self, sequence, token):
+        """Value and key of all groups, as a view."""
+        return self.cache[self.table[sequence, token // self.page_size], :, token % self.page_size]
+
+
+def rotation(pairs, positions, theta=100.0):
+    angle = np.outer(np.arange(positions), theta ** -(np.arange(pairs) / pairs))
+    return array(np.cos(angle)), array(np.sin(angle))
+
+
+def rotate(x, cosine, sine, interleaved):
+    """The first elements of x [..., head]; cosine and sine [pairs]."""
+    x, pairs = x.copy(), len(cosine)
+    first, second = (slice(0, 2 * pairs, 2), slice(1, 2 * pairs, 2)) if interleaved else (slice(0, pairs), slice(pairs, 2 * pairs))
+    a, b = x[..., first].copy(), x[..., second].copy()
+    x[..., first], x[..., second] = a * cosine - b * sine, b * cosine + a * sine
+    return x
+
+
+# Heads of a group, groups, width, rotated, interleaved, norm, page size, warps.
+GROUPED = [
+    (3, 3, 64, 64, 0, 0, 64, 4), (1, 2, 16, 8, 1, 0, 4, 2), (4, 1, 128, 128, 0, 1, 16, 4), (2, 2, 256, 64, 1, 1, 8, 2),
+    (8, 1, 32, 32, 0, 0, 64, 8)]
+
+
+class Grouped(Case):
+    @staticmethod
+    def definitions(shape):
+        heads, _, head, rotated, interleaved, norm, page_size, _ = shape
+        return dict(HEAD=head, ROTATED=rotated, INTERLEAVED=interleaved, NORM=norm, PAGE_SIZE=page_size)
+
+    @classmethod
+    def setUpClass(cls):
+        emulate.prepare(
+            [("grouped_append.cu", "grouped_append", cls.definitions(s)) for s in GROUPED]
+            + [("grouped_step.cu", "grouped_step", cls.definitions(s) | dict(HEADS=s[0], WARPS=s[7])) for s in GROUPED])
+
+    def prepared(self, x, norm, shape, cosine, sine):
+        """Heads [..., head], normalised and rotated, in float64."""
+        if shape[5]:
+            x = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * norm
+        return rotate(x, cosine, sine, shape[4])
+
+    def test_append(self):
+        for shape in GROUPED:
+            heads, groups, head = shape[0] * shape[1], shape[1], shape[2]
+            sequences, positions = [0, 0, 0, 2, 2, 1], [5, 6, 7, 0, 1, 70]
+            pages = Pages(self.random, [8, 71, 2], groups, head, shape[6])
+            before = pages.cache.copy()
+            qkv = to_bf16(self.normal(6, heads + 2 * groups, head))
+            norms = [array(self.normal(head)) for _ in range(2)]
+            cosine, sine = rotation(shape[3] // 2, 80)
+            for bias in (None, array(self.normal(heads + 2 * groups, head))):
+                pages.cache[...] = before
+                query = aligned((6, heads, head), np.uint16)
+                arrays = array(sequences, np.int32), array(positions, np.int32)
+                p = GroupedAppend(
+                    *map(address, (qkv, bias, *norms, cosine, sine, query, pages.cache, pages.table, *arrays, None)),
+                    page_elements=pages.cache[0].size, page_stride=pages.table.shape[1], tokens=6, query_heads=heads,
+                    groups=groups, epsilon=1e-6)
+                kernel = emulate.Kernel("grouped_append.cu", "grouped_append", self.definitions(shape))
+                self.twice(lambda seed, lazy=False: kernel(2, 256, p, seed=seed), query, pages.cache)
+                rows = wide(qkv) + (0 if bias is None else bias)
+                written = 0
+                for i, (sequence, position) in enumerate(zip(sequences, positions)):
+                    angles = cosine[position], sine[position]
+                    expected = self.prepared(rows[i, :heads], norms[0], shape, *angles)
+                    self.assertLess(error(wide(query[i]), expected), 4e-3)
+                    row = wide(pages.row(sequence, position))
+                    self.assertLess(error(row[:, :head], rows[i, heads + groups :]), 4e-3)
+                    self.assertLess(
+                        error(row[:, head:], self.prepared(rows[i, heads : heads + groups], norms[1], shape, *angles)), 4e-3)
+                    written += row.size
+                self.assertEqual(int((pages.cache != 0x7FFF).sum()), written, "nothing else is written")
+
+    def test_steps(self):
+        for shape in GROUPED:
+            for window in (1 << 30, 50):
+                self.step(shape, [1, 0, 200, 65, 64, 130], window)
+
+    def step(self, shape, lengths, window):
+        per_group, groups, head = shape[:3]
+        heads, batch = per_group * groups, len(lengths)
+        pages = Pages(self.random, lengths, groups, head, shape[6])
+        for b, n in enumerate(lengths):
+            for token in range(n - 1):
+                pages.row(b, token)[...] = to_bf16(self.normal(groups, 2 * head))
+        qkv = to_bf16(self.normal(batch, heads + 2 * groups, head))
+        norms = [array(self.normal(head)) for _ in range(2)]
+        cosine, sine = rotation(shape[3] // 2, 200)
+        output, held = aligned((batch, heads, head), np.uint16), array(lengths, np.int32)
+        p = GroupedStep(
+            *map(address, (qkv, *norms, cosine, sine, pages.cache, pages.table, held, output)),
+            page_elements=pages.cache[0].size, page_stride=pages.table.shape[1], groups=groups, window=window, epsilon=1e-6,
+            scale_log2=head**-0.5 * np.log2(np.e))
+        kernel = emulate.Kernel(
+            "grouped_step.cu", "grouped_step", self.definitions(shape) | dict(HEADS=per_group, WARPS=shape[7]))
+        self.twice(lambda seed, lazy=False: kernel((groups, batch, 1), 32 * shape[7], p, seed=seed), output, pages.cache)
+        rows = wide(qkv)
+        for b, n in enumerate(lengths):
+            if n == 0:
+                self.assertTrue((output[b] == 0xFFFF).all())
+                continue
+            angles = cosine[n - 1], sine[n - 1]
+            query = self.prepared(rows[b, :heads], norms[0], shape, *angles)
+            key = self.prepared(rows[b, heads : heads + groups], norms[1], shape, *angles)
+            new = wide(pages.row(b, n - 1))
+            self.assertLess(error(new[:, head:], key), 4e-3)
+            self.assertTrue(np.array_equal(new[:, :head], rows[b, heads + groups :]))
+            seen = np.stack([wide(pages.row(b, token)) for token in range(max(0, n - window), n)])
+            for h in range(heads):
+                own = seen[:, h // per_group]
+                s = own[:, head:] @ query[h] * head**-0.5
+                weights = np.exp(s - s.max())
+                self.assertLess(error(wide(output[b, h]), weights @ own[:, :head] / weights.sum()), 5e-3, (shape, n, h))
+
+
+if __name__ == "__main__":
+    unittest.main()
