@@ -31,22 +31,38 @@ struct KernelVariant: Sendable, CustomTestStringConvertible {
             file: "append.cu", defines: usual.merging(defines) { $1 }.mapValues(String.init))
     }
 
-    /// The settings of Benchmarks/gpu/prefill_settings.py.
-    static func prefill(
-        shared: Int, value: Int, key: Int, once: Bool, page: Int, block: Int, stages: Int
-    ) -> KernelVariant {
-        let defines = [
-            "SHARED": shared, "VALUE": value, "KEY": key, "KEY_ONCE": once ? 1 : 0, "PAGE_SIZE": page, "BLOCK_N": block,
-            "STAGES": stages,
-        ]
-        return KernelVariant(file: "prefill.cu", defines: defines.mapValues(String.init), isFast: true)
+    static func prefill(_ geometry: CacheGeometry, page: Int) throws -> KernelVariant {
+        let settings = try GPUPrefillAttention.Settings(GPUCacheFormat(geometry: geometry, pageSize: page))
+        return KernelVariant(file: "prefill.cu", defines: settings.defines.mapValues(String.init), isFast: true)
+    }
+
+    /// Grouped attention of new tokens: appending, and a step in one launch on so many blocks.
+    static func grouped(
+        _ geometry: CacheGeometry, rotated: Int, style: RotaryStyle = .halfSplit, norm: Bool = false, blocks: Int? = nil
+    ) throws -> KernelVariant {
+        let format = try GPUCacheFormat(geometry: geometry, pageSize: 64)
+        guard let blocks else {
+            let defines = GPUGroupedAttention.defines(format, rotated: rotated, style: style, norm: norm)
+            return KernelVariant(file: "grouped_append.cu", defines: defines.mapValues(String.init))
+        }
+        let warps = GPUGroupedAttention.stepWarps(geometry, blocks: blocks, multiprocessors: 132)
+        let defines = GPUGroupedAttention.stepDefines(format, rotated: rotated, style: style, norm: norm, warps: warps)
+        return KernelVariant(file: "grouped_step.cu", defines: defines.mapValues(String.init))
     }
 
     static let all: [KernelVariant] = try! [
-        prefill(shared: 0, value: 128, key: 128, once: false, page: 16, block: 128, stages: 3),
-        prefill(shared: 0, value: 64, key: 64, once: false, page: 64, block: 128, stages: 4),
-        prefill(shared: 64, value: 64, key: 64, once: true, page: 64, block: 128, stages: 4),
-        prefill(shared: 256, value: 0, key: 64, once: true, page: 8, block: 64, stages: 3),
+        grouped(.gqa(queryHeads: 9, kvHeads: 3, headWidth: 64), rotated: 64),
+        grouped(.gqa(queryHeads: 32, kvHeads: 8, headWidth: 128), rotated: 64, style: .interleaved, norm: true),
+        grouped(.gqa(queryHeads: 9, kvHeads: 3, headWidth: 64), rotated: 64, blocks: 3),
+        grouped(.gqa(queryHeads: 9, kvHeads: 3, headWidth: 64), rotated: 64, blocks: 768),
+        grouped(.gqa(queryHeads: 32, kvHeads: 8, headWidth: 128), rotated: 128, norm: true, blocks: 8),
+        grouped(.gqa(queryHeads: 64, kvHeads: 8, headWidth: 128), rotated: 128, blocks: 8),
+        grouped(.gqa(queryHeads: 16, kvHeads: 2, headWidth: 256), rotated: 64, style: .interleaved, blocks: 2),
+        grouped(.mha(queryHeads: 8, headWidth: 32), rotated: 32, blocks: 8),
+        prefill(.gqa(queryHeads: 64, kvHeads: 4, headWidth: 128), page: 16),
+        prefill(.gqa(queryHeads: 9, kvHeads: 3, headWidth: 64), page: 64),
+        prefill(.gta(queryHeads: 64, kvHeads: 4, headWidth: 128), page: 64),
+        prefill(.gla(queryHeads: 16, latentHeads: 2, latentWidth: 256, ropeWidth: 64), page: 8),
         KernelVariant(file: "naive_decode.cu"),
         KernelVariant(file: "schedule.cu"),
         KernelVariant(file: "check.cu"),

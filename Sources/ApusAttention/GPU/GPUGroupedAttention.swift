@@ -116,7 +116,7 @@ public final class GPUGroupedAttention: Sendable {
                 defines: Self.defines(format, rotated: rotated, style: style, norm: norm).mapValues(String.init)))
     }
 
-    private static func defines(
+    package static func defines(
         _ format: GPUCacheFormat, rotated: Int, style: RotaryStyle, norm: Bool
     ) -> [String: Int] {
         [
@@ -165,13 +165,13 @@ public final class GPUGroupedAttention: Sendable {
     }
 
     /// Warps of a block that takes a group of a sequence.
-    static func stepWarps(_ geometry: CacheGeometry, blocks: Int, multiprocessors: Int) -> Int {
+    package static func stepWarps(_ geometry: CacheGeometry, blocks: Int, multiprocessors: Int) -> Int {
         guard blocks < 2 * multiprocessors else { return 4 }
         return geometry.headsPerGroup <= 3 && geometry.key <= 128 ? 16 : geometry.headsPerGroup <= 6 ? 8 : 4
     }
 
     /// The macros of the step's kernel.
-    static func stepDefines(
+    package static func stepDefines(
         _ format: GPUCacheFormat, rotated: Int, style: RotaryStyle, norm: Bool, warps: Int
     ) -> [String: Int] {
         defines(format, rotated: rotated, style: style, norm: norm)

@@ -6,12 +6,15 @@ import ApusTensor
 /// give the same bits.
 public final class GPUPrefillAttention: Sendable {
     /// What the kernel is compiled with and takes. The reasons stand in `docs/kernels/gpu-training-attention.md`.
-    struct Settings: Hashable {
-        let defines: [String: Int]
-        let sharedMemory: Int
+    package struct Settings: Hashable, Sendable {
+        /// Macros.
+        package let defines: [String: Int]
+        /// Dynamic shared memory in bytes.
+        package let sharedMemory: Int
         let blockTokens: Int
 
-        init(_ format: GPUCacheFormat) throws(GPUAttentionError) {
+        /// The settings of a format. Throws ``GPUAttentionError``.
+        package init(_ format: GPUCacheFormat) throws(GPUAttentionError) {
             let geometry = format.geometry
             let (width, query) = (geometry.outputWidth, geometry.queryWidth)
             try GPUAttentionError.require(format.element == .bf16, "bytes of a page", format.pageBytes, "bf16 pages")

@@ -69,22 +69,25 @@ extension DecoderLoader {
         Tensor(vectors.flatMap(\.floats), shape: [vectors.count, vectors[0].count])
     }
 
-    /// Query, key and value projections, cut out of the fused weight where the file has one.
+    /// Query, key and value projections.
     private func projections(_ index: Int) throws -> [LinearTerm] {
-        let weights: [Tensor]
+        let (weights, biases) = try projectionTensors(index)
+        return try zip(weights, biases).map { LinearTerm(try prepare($0), bias: $1) }
+    }
+
+    /// Weights and float32 biases of query, key and value projections, cut out of the fused weight where the file has one.
+    func projectionTensors(_ index: Int) throws -> (weights: [Tensor], biases: [Tensor?]) {
         var biases: [Tensor?] = [nil, nil, nil]
         if let fused = configuration.fusedQKV {
-            weights = split(try tensor(index, .fusedQKV), fused)
             if configuration.attentionBias {
                 biases = split(try tensor(index, .fusedQKVBias).float32(), fused)
             }
-        } else {
-            weights = try [.query, .key, .value].map { try tensor(index, $0) }
-            if configuration.attentionBias {
-                biases = try [.queryBias, .keyBias, .valueBias].map { try tensor(index, $0).float32() }
-            }
+            return (split(try tensor(index, .fusedQKV), fused), biases)
         }
-        return try zip(weights, biases).map { LinearTerm(try prepare($0), bias: $1) }
+        if configuration.attentionBias {
+            biases = try [.queryBias, .keyBias, .valueBias].map { try tensor(index, $0).float32() }
+        }
+        return (try [.query, .key, .value].map { try tensor(index, $0) }, biases)
     }
 
     private func split(_ fused: Tensor, _ layout: DecoderConfiguration.FusedQKV) -> [Tensor] {

@@ -26,6 +26,25 @@ public struct MemoryCheckpoint: Checkpoint {
         tensors = Dictionary(uniqueKeysWithValues: zip(parameters.map(\.name), values))
     }
 
+    /// A model with random weights that bf16 represents, norms and biases too: to hold one way of computing against another.
+    init(random configuration: DecoderConfiguration, seed: UInt64, name: String) throws {
+        self.name = name
+        self.configuration = configuration
+        let names = TensorNames.huggingFace(configuration)
+        tensorNaming = names
+        var tensors: [String: Tensor] = [:]
+        for role in configuration.tensorRoles {
+            let shape = configuration.shape(of: role)
+            let isMatrix = shape.rank > 1
+            let deviation = isMatrix ? 1 / Float(shape[-1]).squareRoot() : 0.3
+            let mean: Float = role.isNormWeight ? 1 : 0
+            var normal = NormalNumbers(seed: seed, stream: names.name(of: role))
+            let values = Tensor((0..<shape.count).map { _ in mean + deviation * normal.next() }, shape: shape)
+            tensors[names.name(of: role)] = try values.encoded(as: .bf16, backend: CPUBackend.shared)
+        }
+        self.tensors = tensors
+    }
+
     /// None.
     public func chatTemplate() -> String? { nil }
 

@@ -1,5 +1,7 @@
 import ApusEngine
 import ApusModels
+import ApusPlanning
+import ApusTensor
 import ApusText
 import ArgumentParser
 
@@ -19,38 +21,58 @@ struct BenchDecode: ParsableCommand {
         commandName: "decode",
         abstract: "Measure prompt and generation speed of a model.",
         discussion: """
-            Random tokens, nothing sampled, one untimed run first. With --batch 1 generation starts from an empty cache, as \
-            in llama-bench; with more sequences it goes on from the prompts, as in llama-batched-bench.
+            Random tokens, one untimed run first. On the CPU nothing is sampled, and with --batch 1 generation starts from an \
+            empty cache, as in llama-bench; with more sequences it goes on from the prompts, as in llama-batched-bench. On a \
+            GPU generation goes on from the prompts, each step on the tokens that the step before it chose.
 
             EXAMPLES:
               apus bench decode model.gguf --threads 2 --prompt 512 --generate 128
               apus bench decode model.gguf --threads 2 --prompt 128 --generate 128 --batch 16 --json
               mpirun -n 2 apus bench decode ./model --threads 1 --batch 16 --tensor-parallel 2
+              apus bench decode --device cuda --shape smollm2-135m --prompt 128 --generate 128 --batch 1,64,256
             """)
 
-    @OptionGroup var model: ModelOptions
+    @Argument(help: "A GGUF file, a safetensors file beside its config.json, or a Hugging Face directory.")
+    var model: String?
+    @OptionGroup var compute: ComputeOptions
+    @Option(help: "cpu or cuda.") var device = ComputeDevice.cpu
+    @Option(
+        help: ArgumentHelp(
+            "With --device cuda and without a model: random weights of this shape.",
+            discussion: NamedModels.names.joined(separator: ", ")))
+    var shape: String?
     @Option(help: "Prompt tokens of each sequence; 0 leaves the prompt out.") var prompt = 512
     @Option(help: "Tokens to generate for each sequence; 0 leaves generation out.") var generate = 128
-    @Option(help: "Sequences.") var batch = 1
+    @Option(help: "Sequences; several numbers separated by commas are measured one after the other.")
+    var batch = TokenList([1])
     @Option(help: "Timed runs; the median is printed.") var repeats = 3
     @Flag(help: "Print a JSON array with an object a row.") var json = false
     @OptionGroup var ranks: RankOptions
 
     func validate() throws {
-        for (name, value, least) in [
-            ("prompt", prompt, 0), ("generate", generate, 0), ("batch", batch, 1), ("repeats", repeats, 1),
-        ] where value < least || value > 1 << 24 {
+        let counts = batch.ids.map { ("batch", Int($0), 1) }
+        for (name, value, least) in [("prompt", prompt, 0), ("generate", generate, 0), ("repeats", repeats, 1)] + counts
+        where value < least || value > 1 << 24 {
             throw ValidationError("--\(name): expected an integer from \(least) to \(1 << 24), found \(value)")
         }
+        if (model == nil) == (shape == nil) { throw ValidationError("expected a model or --shape, one of them") }
+        if shape != nil && device == .cpu { throw ValidationError("--shape: expected --device cuda beside it") }
+        if device == .cuda && prompt == 0 { throw ValidationError("--prompt: expected at least 1 with --device cuda") }
     }
 
-    func run() throws { try ranks.run(measure) }
+    func run() throws {
+        guard device == .cuda else { return try ranks.run(measure) }
+        try BenchDecodeGPU(command: self).run()
+    }
 
     private func measure(_ context: RankContext) throws {
-        let decoder = try model.loadDecoder(context)
-        let benchmark = try DecodeBenchmark(
-            decoder, prompt: prompt, generate: generate, batch: batch, cacheType: try model.cacheDType())
-        let rows = try benchmark.run(repeats: repeats)
+        let decoder = try compute.loadDecoder(model ?? "", context)
+        var rows: [DecodeBenchmark.Row] = []
+        for batch in batch.ids {
+            let benchmark = try DecodeBenchmark(
+                decoder, prompt: prompt, generate: generate, batch: Int(batch), cacheType: try compute.cacheDType())
+            rows += try benchmark.run(repeats: repeats)
+        }
         if json {
             try context.out(JSONValue.array(rows.map(object)).serialized() + "\n")
             return
@@ -83,5 +105,71 @@ struct BenchDecode: ParsableCommand {
             object["expectedCommunicationBytesPerToken"] = .double(row.expectedCommunicationBytes)
         }
         return .object(object)
+    }
+}
+
+/// `apus bench decode --device cuda`.
+struct BenchDecodeGPU {
+    let command: BenchDecode
+
+    func run() throws {
+        let batches = command.batch.ids.map(Int.init)
+        let pages = GPUDecoderBenchmark.pages(prompt: command.prompt, generate: command.generate)
+        let most = batches.max() ?? 1
+        let limits = GPUDecoder.Limits(
+            sequences: most, tokens: pages * GPUDecoder.pageSize, pages: most * pages,
+            chunk: max(1, min(8192, most * command.prompt)))
+        let benchmark = GPUDecoderBenchmark(try decoder(limits))
+        let rows = try batches.map {
+            try benchmark.run(batch: $0, prompt: command.prompt, generate: command.generate, repeats: command.repeats)
+        }
+        if command.json {
+            try Terminal.out(JSONValue.array(rows.flatMap(objects)).serialized() + "\n")
+            return
+        }
+        try Terminal.out("| test | batch | tokens/s | lowest | highest | us a step |\n|---|---|---|---|---|---|\n")
+        for (test, row, tokens, seconds, steps) in rows.flatMap(parts) {
+            let rates = seconds.map { Double(row.batch * tokens) / $0 }
+            let sorted = seconds.sorted()
+            try Terminal.out(
+                "| \(test) \(tokens) | \(row.batch) | \(fixed(rates.sorted()[rates.count / 2], 0)) "
+                    + "| \(fixed(rates.min() ?? 0, 0)) | \(fixed(rates.max() ?? 0, 0)) "
+                    + "| \(fixed(sorted[sorted.count / 2] / Double(steps) * 1e6, 1)) |\n")
+        }
+    }
+
+    private func decoder(_ limits: GPUDecoder.Limits) throws -> GPUDecoder {
+        let device = try CUDADevice.device()
+        if let shape = command.shape {
+            return try GPUDecoder(random: NamedModels.configuration(shape), limits: limits, device: device)
+        }
+        let path = command.model ?? ""
+        let progress = ProgressLine(label: "loading \(path)")
+        defer { progress.end() }
+        return try GPUDecoder(checkpoint: Checkpoints.open(path), limits: limits, device: device) {
+            progress.update($0)
+        }
+    }
+
+    /// What was measured: its name, tokens a sequence, seconds, steps.
+    private typealias Part = (test: String, row: GPUDecoderBenchmark.Row, tokens: Int, seconds: [Double], steps: Int)
+
+    private func parts(_ row: GPUDecoderBenchmark.Row) -> [Part] {
+        [
+            ("prompt", row, row.prompt, row.promptSeconds, 1),
+            ("generation", row, row.generate, row.generationSeconds, row.generate),
+        ].filter { $0.tokens > 0 }
+    }
+
+    private func objects(_ row: GPUDecoderBenchmark.Row) -> [JSONValue] {
+        parts(row).map { test, row, tokens, seconds, _ in
+            let rates = seconds.map { Double(row.batch * tokens) / $0 }
+            return [
+                "prompt": .integer(test == "prompt" ? Int64(tokens) : 0),
+                "generate": .integer(test == "prompt" ? 0 : Int64(tokens)), "batch": .integer(Int64(row.batch)),
+                "tokensPerSecond": .double(rates.sorted()[rates.count / 2]),
+                "samples": .array(rates.map { .double($0) }),
+            ]
+        }
     }
 }

@@ -6,8 +6,8 @@ import ArgumentParser
 /// `apus check`: what computes, held against slow and exact twins.
 struct Check: ParsableCommand {
     static let configuration = CommandConfiguration(
-        abstract: "Check tensor operations, the GPU's attention, and the connection between ranks.",
-        subcommands: [CheckTensor.self, CheckAttention.self, CheckRanks.self])
+        abstract: "Check tensor operations, the GPU's attention and decoder, and the connection between ranks.",
+        subcommands: [CheckTensor.self, CheckAttention.self, CheckDecoder.self, CheckRanks.self])
 }
 
 extension AttentionCheck.Family: ExpressibleByArgument {}

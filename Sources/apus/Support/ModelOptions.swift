@@ -6,11 +6,43 @@ import ArgumentParser
 
 extension Precision: ExpressibleByArgument {}
 
+/// Where a model computes.
+enum ComputeDevice: String, ExpressibleByArgument, CaseIterable {
+    /// On this machine's processor.
+    case cpu
+    /// On this machine's NVIDIA GPU.
+    case cuda
+}
+
 /// Flags of every command that loads a model.
 struct ModelOptions: ParsableArguments {
     @Argument(help: "A GGUF file, a safetensors file beside its config.json, or a Hugging Face directory.")
     var model: String
+    @OptionGroup var compute: ComputeOptions
 
+    /// The cache's dtype, where one was given.
+    func cacheDType() throws -> DType? { try compute.cacheDType() }
+
+    /// Loads the network alone: no tokenizer is needed.
+    func loadDecoder(_ context: RankContext? = nil) throws -> Decoder { try compute.loadDecoder(model, context) }
+
+    /// Loads the model, with progress on a terminal.
+    /// - Parameter acceptsScoreHead: whether a model that gives scores will do.
+    func load(acceptsScoreHead: Bool = false, _ context: RankContext? = nil) throws -> LanguageModel {
+        let progress = ProgressLine(label: "loading \(model)", isShown: context?.isFirst ?? true)
+        defer { progress.end() }
+        let backend = CPUBackend(threads: compute.threads, precision: compute.precision)
+        func load() throws -> LanguageModel {
+            try LanguageModel.load(
+                path: model, backend: backend, acceptsScoreHead: acceptsScoreHead, ranks: { try context?.cut($0) }
+            ) { progress.update($0) }
+        }
+        return try context?.loading(load) ?? load()
+    }
+}
+
+/// Flags of how a model computes on the CPU.
+struct ComputeOptions: ParsableArguments {
     @Option(name: .shortAndLong, help: "Threads; all usable cores by default.")
     var threads: Int?
 
@@ -34,29 +66,15 @@ struct ModelOptions: ParsableArguments {
         return type
     }
 
-    /// Loads the network alone: no tokenizer is needed.
-    func loadDecoder(_ context: RankContext? = nil) throws -> Decoder {
-        let progress = ProgressLine(label: "loading \(model)", isShown: context?.isFirst ?? true)
+    /// Loads the network at a path.
+    func loadDecoder(_ path: String, _ context: RankContext? = nil) throws -> Decoder {
+        let progress = ProgressLine(label: "loading \(path)", isShown: context?.isFirst ?? true)
         defer { progress.end() }
         let backend = CPUBackend(threads: threads, precision: precision)
-        let checkpoint = try Checkpoints.open(model)
+        let checkpoint = try Checkpoints.open(path)
         let ranks = try context?.cut(checkpoint)
         func load() throws -> Decoder {
             try Decoder(checkpoint: checkpoint, backend: backend, ranks: ranks) { progress.update($0) }
-        }
-        return try context?.loading(load) ?? load()
-    }
-
-    /// Loads the model, with progress on a terminal.
-    /// - Parameter acceptsScoreHead: whether a model that gives scores will do.
-    func load(acceptsScoreHead: Bool = false, _ context: RankContext? = nil) throws -> LanguageModel {
-        let progress = ProgressLine(label: "loading \(model)", isShown: context?.isFirst ?? true)
-        defer { progress.end() }
-        let backend = CPUBackend(threads: threads, precision: precision)
-        func load() throws -> LanguageModel {
-            try LanguageModel.load(
-                path: model, backend: backend, acceptsScoreHead: acceptsScoreHead, ranks: { try context?.cut($0) }
-            ) { progress.update($0) }
         }
         return try context?.loading(load) ?? load()
     }

@@ -1,8 +1,12 @@
 import ArgumentParser
 
-/// Token ids as a person types them: integers separated by commas.
-struct TokenList: ExpressibleByArgument {
+/// Token ids, or counts, as a person types them: integers separated by commas.
+struct TokenList: ExpressibleByArgument, CustomStringConvertible {
     let ids: [Int32]
+
+    init(_ ids: [Int32]) {
+        self.ids = ids
+    }
 
     init?(argument: String) {
         var ids: [Int32] = []
@@ -12,4 +16,6 @@ struct TokenList: ExpressibleByArgument {
         }
         self.ids = ids
     }
+
+    var description: String { ids.map(String.init).joined(separator: ",") }
 }

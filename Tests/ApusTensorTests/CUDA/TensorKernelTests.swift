@@ -22,8 +22,30 @@ struct KernelVariant: Sendable, CustomTestStringConvertible {
         }
     }
 
+    /// A product of few rows.
+    static func rows(
+        _ rows: Int, width: Int, outputs: Int, _ epilogue: CUDARowProduct.Epilogue, norm: Bool = false
+    ) -> KernelVariant {
+        let product = CUDARowProduct(
+            width: width, outputs: outputs, rows: rows, epilogue: epilogue, hasNorm: norm, multiprocessors: 132)
+        return KernelVariant(file: "row_products.cu", defines: product.defines)
+    }
+
+    /// Products of the layers of SmolLM2 and of an 8B Llama.
+    static let rowProducts = [1, 16, 64, 256].flatMap { batch in
+        [
+            rows(batch, width: 576, outputs: 960, .store, norm: true), rows(batch, width: 576, outputs: 576, .add),
+            rows(batch, width: 576, outputs: 3072, .swiglu, norm: true), rows(batch, width: 1536, outputs: 576, .add),
+            rows(batch, width: 576, outputs: 49152, .choose, norm: true),
+            rows(batch, width: 4096, outputs: 28672, .swiglu, norm: true), rows(batch, width: 14336, outputs: 4096, .add),
+            rows(batch, width: 4096, outputs: 128_256, .choose, norm: true),
+        ]
+    }
+
     static let all =
-        KernelSources.kernels.keys.sorted().filter { !$0.hasPrefix("attention_") }.map { KernelVariant(file: $0) }
+        KernelSources.kernels.keys.sorted().filter { !$0.hasPrefix("attention_") && $0 != "row_products.cu" }.map {
+            KernelVariant(file: $0)
+        } + rowProducts
         + attention(key: 64, value: 64) + attention(key: 96, value: 96) + attention(key: 128, value: 128)
         + attention(key: 128, value: 128, dtype: .f32) + attention(key: 256, value: 256)
         + attention(key: 64, once: 64, value: 128) + attention(key: 48, once: 48, value: 96)

@@ -1,0 +1,217 @@
+import ApusAttention
+import ApusTensor
+
+/// Steps in which each sequence gets one token.
+extension GPUDecoder {
+    /// Numbers of sequences that graphs are recorded for: a step of fewer runs the next larger one.
+    static func bucket(_ sequences: Int) -> Int {
+        if sequences <= 8 { return [1, 2, 4, 8].first { $0 >= sequences }! }
+        let step = sequences <= 64 ? 16 : 64
+        return (sequences + step - 1) / step * step
+    }
+
+    /// Goes on with sequences whose tokens but the last are in their pages: `rows` with one token each, which the next
+    /// ``advance(steps:logits:)`` takes.
+    public func load(_ rows: [Row]) throws {
+        try check(rows)
+        if let wrong = rows.first(where: { $0.tokens.count != 1 }) {
+            throw GPUDecoderError.limit(name: "tokens a sequence in a step", found: wrong.tokens.count, limit: 1)
+        }
+        try batch.withLock { batch in
+            try memory.write(rows, tokens: rows.map { $0.tokens[0] }, lengths: rows.map { Int32($0.cached + 1) })
+            batch.lengths = rows.map { $0.cached + 1 }
+            batch.rooms = rows.map { min(limits.tokens, $0.pages.count * Self.pageSize) }
+        }
+    }
+
+    /// Replaces the tokens that the next step takes, one for each sequence.
+    public func replaceTokens(_ tokens: [Int32]) throws {
+        try batch.withLock { batch in
+            precondition(tokens.count == batch.lengths.count, "a token for each of \(batch.lengths.count) sequences")
+            let staged = try stream.upload(tokens)
+            try stream.copy(tokens.count * 4, from: staged, at: 0, to: memory.control, at: memory.tokensOffset)
+        }
+    }
+
+    /// Runs steps one after the other: each appends the token chosen last to every sequence and chooses the next.
+    /// - Parameter logits: whether those of the last step are kept.
+    /// - Throws: ``GPUDecoderError/limit(name:found:limit:)`` where a sequence's pages would not hold its tokens.
+    public func advance(steps: Int = 1, logits: Bool = false) throws {
+        try batch.withLock { batch in
+            guard !batch.lengths.isEmpty else { return }
+            // The last step appends the token at `length + steps - 1`.
+            for (length, room) in zip(batch.lengths, batch.rooms) where length + steps - 1 > room {
+                throw GPUDecoderError.limit(
+                    name: "tokens in the pages of a sequence", found: length + steps - 1, limit: room)
+            }
+            let sequences = Self.bucket(batch.lengths.count)
+            for step in 0..<steps {
+                let longest = (batch.lengths.max() ?? 0) + step
+                let key = GraphKey(
+                    sequences: sequences, isSplit: isSplit(sequences: sequences, longest: longest),
+                    givesLogits: logits && step == steps - 1)
+                try graph(key, &batch).launch(on: stream)
+            }
+            for index in batch.lengths.indices { batch.lengths[index] += steps }
+        }
+    }
+
+    /// Whether attention is cut over the GPU, instead of a block for each group of a sequence.
+    private func isSplit(sequences: Int, longest: Int) -> Bool {
+        guard GPUGroupedAttention.hasStep(attention.format.geometry) else { return true }
+        guard configuration.windows.allSatisfy({ $0 == nil }) else { return false }
+        return longest > attention.stepLimit(batch: sequences)
+    }
+
+    private func graph(_ key: GraphKey, _ batch: inout Batch) throws -> CUDAGraph {
+        if let graph = batch.graphs[key] { return graph }
+        // Whatever kernels load or compile happens outside of the recording.
+        try prepareKernels(key)
+        let graph = try CUDAGraph(recording: stream) { try queueStep(key) }
+        batch.graphs[key] = graph
+        return graph
+    }
+
+    private func prepareKernels(_ key: GraphKey) throws {
+        // Products of a new number of rows are compiled side by side; what fails shows below.
+        let modules = stream.device.modules
+        let sources = products(rows: key.sequences).map(\.source)
+        CPUBackend.shared.concurrently(sources.count) { _ = try? modules.module(for: sources[$0]) }
+        if key.givesLogits { _ = try memory.logits() }
+        // A step over no sequences: lengths of 0 leave cache, tokens and lengths as they are.
+        let lengths = try CUDABuffer(byteCount: key.sequences * 4, stream: stream)
+        try stream.fill(lengths, with: 0)
+        try queueStep(key, lengths: lengths.address)
+    }
+
+    // MARK: A step
+
+    /// The products of a step.
+    private func products(rows: Int) -> [CUDARowProduct] {
+        [
+            product(shape.width, shape.projected, rows, .store, norm: true),
+            product(shape.attended, shape.width, rows, .add),
+            product(shape.width, 2 * shape.inner, rows, .swiglu, norm: true),
+            product(shape.inner, shape.width, rows, .add),
+            product(shape.width, shape.vocabulary, rows, .choose, norm: true),
+        ]
+    }
+
+    private func product(
+        _ width: Int, _ outputs: Int, _ rows: Int, _ epilogue: CUDARowProduct.Epilogue, norm: Bool = false
+    ) -> CUDARowProduct {
+        CUDARowProduct(
+            width: width, outputs: outputs, rows: rows, epilogue: epilogue, hasNorm: norm,
+            multiprocessors: stream.device.multiprocessorCount)
+    }
+
+    /// Queues a step. `lengths`: another place than the state's.
+    private func queueStep(_ key: GraphKey, lengths: UInt64? = nil) throws {
+        let rows = key.sequences
+        let lengths = lengths ?? memory.lengths
+        try embed(tokens: memory.tokens, rows: rows)
+        if key.isSplit { try splitAttention.schedule(lengths: lengths, batch: rows, on: stream) }
+        var squareParts = 1
+        for layer in 0..<shape.layers {
+            try queueAttention(layer, rows: rows, squareParts: squareParts, lengths: lengths, isSplit: key.isSplit)
+            squareParts = (shape.width + 15) / 16
+            try queueFeedForward(layer, rows: rows, squareParts: squareParts)
+        }
+        try choose(
+            rows: rows, x: memory.normed.address, squares: memory.squares.address, squareParts: squareParts,
+            lengths: lengths, givesLogits: key.givesLogits)
+    }
+
+    /// The tokens' embeddings into the residual stream, and the first layer's norm begun.
+    func embed(tokens: UInt64, rows: Int) throws {
+        try stream.device.modules.kernel("embed_rows", in: KernelSources.source("decoder_step.cu")).launch(
+            grid: CUDAExtent(rows), block: 256, attributes: [.overlapsPredecessor], on: stream, .value(tokens),
+            .buffer(weights.embedding), .value(Float(configuration.embeddingScale)),
+            .buffer(weights.layers[0].attentionNorm), .buffer(memory.residual), .buffer(memory.normed),
+            .buffer(memory.squares), .value(Int32(shape.width)), .value(Int32(shape.vocabulary)))
+    }
+
+    private func queueAttention(
+        _ index: Int, rows: Int, squareParts: Int, lengths: UInt64, isSplit: Bool
+    ) throws {
+        let layer = weights.layers[index]
+        var operands = CUDARowProduct.Operands(
+            x: memory.normed.address, weight: layer.projection.address, rows: rows)
+        operands.bias = layer.projectionBias?.address ?? 0
+        operands.squares = memory.squares.address
+        operands.squareParts = Int32(squareParts)
+        operands.epsilon = Float(configuration.normEpsilon)
+        operands.out = memory.projected.address
+        try product(shape.width, shape.projected, rows, .store, norm: true).launch(operands, on: stream)
+
+        let heads = heads(layer: index, withBias: false)
+        let pages = pages(layer: index)
+        if isSplit {
+            try attention.append(
+                qkv: memory.projected.address, query: memory.queries.address, tokens: rows, at: .lengths(lengths),
+                heads: heads, pages: pages, on: stream)
+            try splitAttention.run(
+                GPUDecodeAttention.Layer(
+                    query: memory.queries.address, cache: pages.cache, pageCount: pageCount, pageTable: pages.table,
+                    pageStride: pages.stride, output: memory.attended.address, logSumExp: memory.logSumExp.address),
+                overlapping: true, on: stream)
+        } else {
+            try attention.step(
+                qkv: memory.projected.address, output: memory.attended.address, batch: rows, lengths: lengths,
+                window: configuration.windows[index], heads: heads, pages: pages, on: stream)
+        }
+        try add(
+            memory.attended.address, layer.output, bias: layer.outputBias, width: shape.attended, rows: rows,
+            nextNorm: layer.feedForwardNorm)
+    }
+
+    private func queueFeedForward(_ index: Int, rows: Int, squareParts: Int) throws {
+        let layer = weights.layers[index]
+        var operands = CUDARowProduct.Operands(x: memory.normed.address, weight: layer.gateUp.address, rows: rows)
+        operands.bias = layer.gateUpBias?.address ?? 0
+        operands.squares = memory.squares.address
+        operands.squareParts = Int32(squareParts)
+        operands.epsilon = Float(configuration.normEpsilon)
+        operands.out = memory.inner.address
+        try product(shape.width, 2 * shape.inner, rows, .swiglu, norm: true).launch(operands, on: stream)
+        let next = index + 1 < shape.layers ? weights.layers[index + 1].attentionNorm : weights.finalNorm
+        try add(
+            memory.inner.address, layer.down, bias: layer.downBias, width: shape.inner, rows: rows, nextNorm: next)
+    }
+
+    /// Adds a product to the residual stream, and begins the next norm.
+    private func add(
+        _ x: UInt64, _ weight: CUDABuffer, bias: CUDABuffer?, width: Int, rows: Int, nextNorm: CUDABuffer
+    ) throws {
+        var operands = CUDARowProduct.Operands(x: x, weight: weight.address, rows: rows)
+        operands.bias = bias?.address ?? 0
+        operands.sums = memory.residual.address
+        operands.out = memory.normed.address
+        operands.nextWeight = nextNorm.address
+        operands.nextSquares = memory.squares.address
+        try product(width, shape.width, rows, .add).launch(operands, on: stream)
+    }
+
+    /// The head's products of `rows` normed rows, and the tokens chosen of them, into the state.
+    func choose(
+        rows: Int, x: UInt64, squares: UInt64, squareParts: Int, lengths: UInt64, givesLogits: Bool
+    ) throws {
+        let head = product(shape.width, shape.vocabulary, rows, .choose, norm: true)
+        precondition(head.candidates <= GPUDecoderMemory.candidates, "\(head.candidates) candidates a row")
+        var operands = CUDARowProduct.Operands(x: x, weight: weights.head.address, rows: rows)
+        operands.squares = squares
+        operands.squareParts = Int32(squareParts)
+        operands.epsilon = Float(configuration.normEpsilon)
+        operands.sums = givesLogits ? try memory.logits().address : 0
+        operands.temperatures = memory.temperatures
+        operands.seeds = memory.seeds
+        operands.positions = lengths
+        operands.best = memory.best.address
+        operands.bestIndex = memory.bestIndex.address
+        try head.launch(operands, on: stream)
+        try stream.device.modules.kernel("choose_tokens", in: KernelSources.source("decoder_step.cu")).launch(
+            grid: CUDAExtent((rows + 7) / 8), block: 256, attributes: [.overlapsPredecessor], on: stream,
+            .buffer(memory.best), .buffer(memory.bestIndex), .value(Int32(head.candidates)), .value(memory.tokens),
+            .value(lengths), .buffer(memory.history), .value(Int32(limits.tokens)), .value(Int32(rows)))
+    }
+}

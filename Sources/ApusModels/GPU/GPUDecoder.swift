@@ -1,0 +1,252 @@
+import ApusAttention
+import ApusSynchronization
+import ApusTensor
+
+/// A decoder on a Hopper GPU, for models with grouped attention (MHA, GQA, MQA), RMSNorm and SwiGLU: weights in bf16, sums and
+/// the residual stream in float32, a paged cache in bf16.
+///
+/// The state of a step (tokens, lengths, page tables) is in the GPU's memory, and so is the choice of the next token: steps
+/// are recorded as a CUDA graph for each number of sequences and follow each other without the host. The caller owns the
+/// pages: sequences name theirs by number, below ``pageCount``.
+///
+/// Calls only queue work, except those that give something back. One at a time: a call waits for the others'.
+public final class GPUDecoder: Sendable {
+    /// What a decoder is made for.
+    public struct Limits: Sendable, Hashable {
+        /// Sequences of a step.
+        public var sequences: Int
+        /// Tokens of a sequence.
+        public var tokens: Int
+        /// Pages of the cache; nil for what fits into nine tenths of the memory that is free once the weights are there.
+        public var pages: Int?
+        /// Tokens of prompts that run at a time.
+        public var chunk: Int
+
+        /// Limits.
+        public init(sequences: Int, tokens: Int, pages: Int? = nil, chunk: Int = 8192) {
+            self.sequences = sequences
+            self.tokens = tokens
+            self.pages = pages
+            self.chunk = chunk
+        }
+    }
+
+    /// How a sequence's tokens are chosen.
+    public struct Choice: Sendable, Hashable {
+        /// 0 takes the likeliest token; otherwise logits are divided by it and a token is drawn.
+        public var temperature: Float
+        /// With the position, what a draw depends on.
+        public var seed: UInt64
+
+        /// A choice; by default the likeliest token.
+        public init(temperature: Float = 0, seed: UInt64 = 0) {
+            self.temperature = temperature
+            self.seed = seed
+        }
+    }
+
+    /// A sequence of a batch: its new tokens, after those that its pages hold.
+    public struct Row: Sendable {
+        /// The new tokens.
+        public var tokens: [Int32]
+        /// Tokens in the cache before them.
+        public var cached: Int
+        /// Pages, enough for all tokens and for those that steps will add.
+        public var pages: [Int32]
+        /// How the token after them is chosen.
+        public var choice: Choice
+
+        /// A sequence.
+        public init(tokens: [Int32], cached: Int = 0, pages: [Int32], choice: Choice = Choice()) {
+            self.tokens = tokens
+            self.cached = cached
+            self.pages = pages
+            self.choice = choice
+        }
+    }
+
+    /// Tokens of a page.
+    public static let pageSize = 64
+
+    /// What the model is.
+    public let configuration: DecoderConfiguration
+    /// What it was made for.
+    public let limits: Limits
+    /// What everything is queued on.
+    public let stream: CUDAStream
+    /// Pages of the cache; a number stands for the same page in every layer.
+    public let pageCount: Int
+    let shape: GPUDecoderShape
+    let weights: GPUDecoderWeights
+    let attention: GPUGroupedAttention
+    let prefill: GPUPrefillAttention
+    let splitAttention: GPUDecodeAttention
+    let rotary: GPURotaryTable
+    let slidingRotary: GPURotaryTable
+    let operations: CUDAOperations
+    let cache: CUDABuffer
+    let memory: GPUDecoderMemory
+    let batch = Locked(Batch())
+
+    /// What the state in the GPU's memory is, as far as the host has to know.
+    struct Batch {
+        /// Tokens of each sequence after the last call, the chosen one included.
+        var lengths: [Int] = []
+        /// Of each sequence, how many its pages hold.
+        var rooms: [Int] = []
+        var graphs: [GraphKey: CUDAGraph] = [:]
+    }
+
+    struct GraphKey: Hashable {
+        let sequences: Int
+        let isSplit: Bool
+        let givesLogits: Bool
+    }
+
+    private init(
+        _ configuration: DecoderConfiguration, limits: Limits, stream: CUDAStream,
+        weights: (GPUDecoderShape) throws -> GPUDecoderWeights
+    ) throws {
+        let shape = try GPUDecoderShape(configuration)
+        for (name, value, most) in [
+            ("sequences", limits.sequences, 4096), ("tokens", limits.tokens, 1 << 24), ("tokens a chunk", limits.chunk, 1 << 20),
+        ] where !(1...most).contains(value) {
+            throw GPUDecoderError.limit(name: name, found: value, limit: most)
+        }
+        let format = try GPUCacheFormat(geometry: configuration.geometry(layer: 0), pageSize: Self.pageSize)
+        let scale = Float(configuration.attentionScale)
+        self.configuration = configuration
+        self.limits = limits
+        self.stream = stream
+        self.shape = shape
+        self.weights = try weights(shape)
+        operations = try CUDAOperations(stream: stream)
+        attention = try GPUGroupedAttention(
+            format: format, scale: scale, rotated: configuration.rotary.width, style: configuration.rotary.style,
+            norm: configuration.queryKeyNorm, device: stream.device)
+        prefill = try GPUPrefillAttention(format: format, scale: scale, stream: stream)
+        splitAttention = try GPUDecodeAttention(
+            format: format, queryTokens: 1, scale: scale, maximumBatch: limits.sequences, stream: stream)
+        let rotary = try GPURotaryTable(configuration.rotary.embedding, count: limits.tokens + 1, stream: stream)
+        self.rotary = rotary
+        slidingRotary =
+            try configuration.slidingRotary.map {
+                try GPURotaryTable($0.embedding, count: limits.tokens + 1, stream: stream)
+            } ?? rotary
+        let memory = try GPUDecoderMemory(shape, limits: limits, stream: stream)
+        self.memory = memory
+        try stream.synchronize()
+
+        let bytes = shape.layers * format.pageBytes
+        var pages = limits.pages ?? limits.sequences * memory.pageStride
+        if limits.pages == nil {
+            let free = try stream.device.memory().free
+            pages = min(pages, free / 10 * 9 / bytes)
+            guard pages > 0 else { throw GPUDecoderError.noRoom(free: free, pageBytes: bytes) }
+        }
+        pageCount = pages
+        cache = try CUDABuffer(byteCount: pageCount * bytes, stream: stream)
+        // What no token fills is multiplied by zero.
+        try stream.fill(cache, with: 0)
+    }
+
+    /// Whether the kernels serve a model.
+    /// - Throws: ``GPUDecoderError/unsupported(name:found:expected:)`` where they do not.
+    public static func require(_ configuration: DecoderConfiguration) throws(GPUDecoderError) {
+        _ = try GPUDecoderShape(configuration)
+    }
+
+    /// A decoder with the weights of a checkpoint.
+    /// - Parameters:
+    ///   - limits: what it is made for.
+    ///   - progress: called with the share of the layers loaded.
+    /// - Throws: ``GPUDecoderError`` for models that the kernels do not serve, file errors, `CUDAError`.
+    public convenience init(
+        checkpoint: any Checkpoint, limits: Limits, device: CUDADevice, progress: (Double) -> Void = { _ in }
+    ) throws {
+        let stream = try CUDAStream(device: device)
+        try self.init(checkpoint.configuration, limits: limits, stream: stream) { _ in
+            try GPUDecoderWeights(checkpoint, stream: stream, progress: progress)
+        }
+    }
+
+    /// A decoder of a shape with random weights, to measure.
+    public convenience init(
+        random configuration: DecoderConfiguration, seed: UInt64 = 1, limits: Limits, device: CUDADevice
+    ) throws {
+        let stream = try CUDAStream(device: device)
+        try self.init(configuration, limits: limits, stream: stream) { _ in
+            try GPUDecoderWeights(random: configuration, seed: seed, stream: stream)
+        }
+    }
+
+    /// The first page of a layer.
+    func cacheAddress(layer: Int) -> UInt64 {
+        cache.address + UInt64(layer * pageCount * attention.format.pageBytes)
+    }
+
+    func heads(layer index: Int, withBias: Bool) -> GPUGroupedAttention.Heads {
+        let layer = weights.layers[index]
+        return GPUGroupedAttention.Heads(
+            rotary: configuration.windows[index] == nil ? rotary : slidingRotary,
+            queryNorm: layer.queryNorm?.address ?? 0, keyNorm: layer.keyNorm?.address ?? 0,
+            bias: withBias ? layer.projectionBias?.address ?? 0 : 0, epsilon: Float(configuration.normEpsilon))
+    }
+
+    func pages(layer: Int, firstSequence: Int = 0) -> GPUGroupedAttention.Pages {
+        GPUGroupedAttention.Pages(
+            cache: cacheAddress(layer: layer),
+            table: memory.pageTable + UInt64(firstSequence * memory.pageStride * 4), stride: memory.pageStride)
+    }
+
+    // MARK: What a step gave
+
+    /// The tokens that the last call has chosen, one for each sequence. Waits for them.
+    public func tokens() throws -> [Int32] {
+        let count = batch.withLock { $0.lengths.count }
+        return try stream.download(memory.control, at: memory.tokensOffset, count: count)
+    }
+
+    /// Float32 logits `[sequence][vocabulary]` of which the last call has chosen tokens, where it was asked to keep them. Waits.
+    public func logits() throws -> [Float] {
+        let count = batch.withLock { $0.lengths.count }
+        return try stream.download(try memory.logits(), count: count * shape.vocabulary)
+    }
+
+    /// The tokens chosen at positions `range` of each sequence, since it began. Waits.
+    public func history(_ range: Range<Int>) throws -> [[Int32]] {
+        let count = batch.withLock { $0.lengths.count }
+        let all: [Int32] = try stream.download(memory.history, count: count * limits.tokens)
+        return (0..<count).map { Array(all[($0 * limits.tokens + range.lowerBound)..<($0 * limits.tokens + range.upperBound)]) }
+    }
+
+    /// Waits for all queued work.
+    public func synchronize() throws { try stream.synchronize() }
+
+    // MARK: Bounds
+
+    /// Holds rows against the limits.
+    func check(_ rows: [Row]) throws {
+        guard rows.count <= limits.sequences else {
+            throw GPUDecoderError.limit(name: "sequences", found: rows.count, limit: limits.sequences)
+        }
+        for row in rows {
+            guard !row.tokens.isEmpty else { throw DecoderError.noTokens }
+            let length = row.cached + row.tokens.count
+            let room = min(limits.tokens, row.pages.count * Self.pageSize)
+            guard length <= room else {
+                throw GPUDecoderError.limit(name: "tokens in the pages of a sequence", found: length, limit: room)
+            }
+            guard row.pages.count <= memory.pageStride else {
+                throw GPUDecoderError.limit(
+                    name: "pages of a sequence", found: row.pages.count, limit: memory.pageStride)
+            }
+            if let page = row.pages.first(where: { $0 < 0 || Int($0) >= pageCount }) {
+                throw GPUDecoderError.limit(name: "as a page's number", found: Int(page), limit: pageCount - 1)
+            }
+            for (index, token) in row.tokens.enumerated() where token < 0 || Int(token) >= shape.vocabulary {
+                throw DecoderError.unknownToken(Int(token), index: index, vocabulary: shape.vocabulary)
+            }
+        }
+    }
+}

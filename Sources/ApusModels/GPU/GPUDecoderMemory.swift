@@ -1,0 +1,103 @@
+import ApusSynchronization
+import ApusTensor
+
+/// A decoder's memory on the GPU beside weights and cache: the state of a step, its activations, and those of a chunk of
+/// prompts.
+final class GPUDecoderMemory: Sendable {
+    /// Sequences, and the entries of the page table of each.
+    let sequences: Int, pageStride: Int
+    /// What the host writes in one copy: seeds, tokens, lengths, temperatures, page table.
+    let control: CUDABuffer
+    /// `[sequence][position]`: chosen tokens.
+    let history: CUDABuffer
+    /// Of a step, or of a chunk: the residual stream in float32, and what products read and write in bf16.
+    let residual: CUDABuffer, normed: CUDABuffer, projected: CUDABuffer, attended: CUDABuffer, inner: CUDABuffer
+    /// Parts of sums of squares, `[row][parts]`.
+    let squares: CUDABuffer
+    /// Queries beside their projections, and log-sum-exps.
+    let queries: CUDABuffer, logSumExp: CUDABuffer
+    /// Of a chunk: gate and up by turns.
+    let gateUp: CUDABuffer
+    /// The last rows of prompts, as the head reads them.
+    let lastRows: CUDABuffer, lastSquares: CUDABuffer
+    /// The head's candidates.
+    let best: CUDABuffer, bestIndex: CUDABuffer
+    private let vocabulary: Int
+    private let stream: CUDAStream
+    private let keptLogits = Locked<CUDABuffer?>(nil)
+
+    /// The most candidates of a row that blocks of the head leave.
+    static let candidates = 1024
+
+    init(_ shape: GPUDecoderShape, limits: GPUDecoder.Limits, stream: CUDAStream) throws {
+        sequences = limits.sequences
+        pageStride = (limits.tokens + GPUDecoder.pageSize - 1) / GPUDecoder.pageSize
+        vocabulary = shape.vocabulary
+        self.stream = stream
+        // Rows: a step's are rounded up to a number that a graph is recorded for.
+        let most = GPUDecoder.bucket(limits.sequences)
+        let rows = max(most, limits.chunk)
+        func memory(_ rows: Int, _ bytes: Int) throws -> CUDABuffer {
+            try CUDABuffer(byteCount: max(rows * bytes, 16), stream: stream)
+        }
+        control = try memory(most, Self.rowBytes + pageStride * 4)
+        history = try memory(most, limits.tokens * 4)
+        residual = try memory(rows, shape.width * 4)
+        normed = try memory(rows, shape.width * 2)
+        projected = try memory(rows, shape.projected * 2)
+        attended = try memory(rows, shape.attended * 2)
+        inner = try memory(rows, shape.inner * 2)
+        squares = try memory(rows, (shape.width + 15) / 16 * 4)
+        queries = try memory(rows, shape.attended * 2)
+        logSumExp = try memory(rows, shape.heads * 4)
+        gateUp = try memory(limits.chunk, 2 * shape.inner * 2)
+        lastRows = try memory(most, shape.width * 2)
+        lastSquares = try memory(most, 4)
+        best = try memory(most, Self.candidates * 4)
+        bestIndex = try memory(most, Self.candidates * 4)
+        rowCount = most
+        for buffer in [control, history, residual, normed] { try stream.fill(buffer, with: 0) }
+    }
+
+    private let rowCount: Int
+    /// A seed, a token, a length, a temperature.
+    private static let rowBytes = 8 + 3 * 4
+
+    /// Places in ``control``.
+    var tokensOffset: Int { rowCount * 8 }
+    private var lengthsOffset: Int { rowCount * 12 }
+    private var temperaturesOffset: Int { rowCount * 16 }
+    private var tableOffset: Int { rowCount * 20 }
+
+    var seeds: UInt64 { control.address }
+    var tokens: UInt64 { control.address + UInt64(tokensOffset) }
+    var lengths: UInt64 { control.address + UInt64(lengthsOffset) }
+    var temperatures: UInt64 { control.address + UInt64(temperaturesOffset) }
+    var pageTable: UInt64 { control.address + UInt64(tableOffset) }
+
+    /// Writes the state: `lengths` and `tokens` of each row, and what the rows say; the others become no sequences.
+    func write(_ rows: [GPUDecoder.Row], tokens: [Int32], lengths: [Int32]) throws {
+        var words = [UInt32](repeating: 0, count: rowCount * (Self.rowBytes / 4 + pageStride))
+        for (index, row) in rows.enumerated() {
+            words[2 * index] = UInt32(truncatingIfNeeded: row.choice.seed)
+            words[2 * index + 1] = UInt32(truncatingIfNeeded: row.choice.seed >> 32)
+            words[tokensOffset / 4 + index] = UInt32(bitPattern: tokens[index])
+            words[lengthsOffset / 4 + index] = UInt32(bitPattern: lengths[index])
+            words[temperaturesOffset / 4 + index] = row.choice.temperature.bitPattern
+            let table = tableOffset / 4 + index * pageStride
+            for (place, page) in row.pages.enumerated() { words[table + place] = UInt32(bitPattern: page) }
+        }
+        let staged = try stream.upload(words)
+        try stream.copy(words.count * 4, from: staged, to: control)
+    }
+
+    /// Memory of logits, taken when they are first asked for.
+    func logits() throws -> CUDABuffer {
+        try keptLogits.withLock { kept in
+            if let kept { return kept }
+            let made = try CUDABuffer(byteCount: rowCount * vocabulary * 4, stream: stream)
+            kept = made
+            return made
+        }
+    }
+}
