@@ -143,7 +143,8 @@ public final class GPUGroupedAttention: Sendable {
             epsilon: heads.epsilon)
         switch places {
         case .lengths(let lengths): parameters.lengths = lengths
-        case .tokens(let sequences, let positions): (parameters.sequences, parameters.positions) = (sequences, positions)
+        case .tokens(let sequences, let positions):
+            (parameters.sequences, parameters.positions) = (sequences, positions)
         }
         let warps = tokens * (geometry.queryHeads + geometry.groups)
         try appendKernel.launch(

@@ -73,7 +73,7 @@ extension GPUDecoder {
         let ending = zip(chunk, starts).filter { $0.0.first + $0.0.count == rows[$0.0.row].tokens.count }
         guard let first = ending.first else { return }
         let last = try stream.upload(ending.map { Int32($0.1 + $0.0.count - 1) })
-        try stream.device.modules.kernel("pick_rows", in: KernelSources.source("decoder_step.cu")).launch(
+        try kernels.pick.launch(
             grid: CUDAExtent(ending.count), block: 256, on: stream, .buffer(memory.residual), .buffer(last),
             .buffer(weights.finalNorm), .value(memory.lastRows.address + UInt64(first.0.row * shape.width * 2)),
             .value(memory.lastSquares.address + UInt64(first.0.row * 4)), .value(Int32(shape.width)))
@@ -104,7 +104,7 @@ extension GPUDecoder {
         try norm(layer.feedForwardNorm, tokens: tokens)
         try multiply(memory.normed, layer.gateUp, shape.width, 2 * shape.inner, tokens, into: memory.gateUp)
         let count = tokens * shape.inner
-        try stream.device.modules.kernel("swiglu_turns", in: KernelSources.source("decoder_step.cu")).launch(
+        try kernels.swiglu.launch(
             grid: CUDAExtent(min((count / 8 + 255) / 256, 16 * stream.device.multiprocessorCount)), block: 256,
             on: stream, .buffer(memory.gateUp), .value(layer.gateUpBias?.address ?? 0), .buffer(memory.inner),
             .value(Int64(count)), .value(Int32(shape.inner)))
@@ -137,7 +137,7 @@ extension GPUDecoder {
             accumulate: true)
         guard let bias else { return }
         let count = tokens * shape.width
-        try stream.device.modules.kernel("add_bias", in: KernelSources.source("decoder_step.cu")).launch(
+        try kernels.addBias.launch(
             grid: CUDAExtent(min((count + 255) / 256, 16 * stream.device.multiprocessorCount)), block: 256, on: stream,
             .buffer(memory.residual), .buffer(bias), .value(Int64(count)), .value(Int32(shape.width)))
     }

@@ -124,7 +124,7 @@ extension GPUDecoder {
 
     /// The tokens' embeddings into the residual stream, and the first layer's norm begun.
     func embed(tokens: UInt64, rows: Int) throws {
-        try stream.device.modules.kernel("embed_rows", in: KernelSources.source("decoder_step.cu")).launch(
+        try kernels.embed.launch(
             grid: CUDAExtent(rows), block: 256, attributes: [.overlapsPredecessor], on: stream, .value(tokens),
             .buffer(weights.embedding), .value(Float(configuration.embeddingScale)),
             .buffer(weights.layers[0].attentionNorm), .buffer(memory.residual), .buffer(memory.normed),
@@ -209,7 +209,7 @@ extension GPUDecoder {
         operands.best = memory.best.address
         operands.bestIndex = memory.bestIndex.address
         try head.launch(operands, on: stream)
-        try stream.device.modules.kernel("choose_tokens", in: KernelSources.source("decoder_step.cu")).launch(
+        try kernels.choose.launch(
             grid: CUDAExtent((rows + 7) / 8), block: 256, attributes: [.overlapsPredecessor], on: stream,
             .buffer(memory.best), .buffer(memory.bestIndex), .value(Int32(head.candidates)), .value(memory.tokens),
             .value(lengths), .buffer(memory.history), .value(Int32(limits.tokens)), .value(Int32(rows)))

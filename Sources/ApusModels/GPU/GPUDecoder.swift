@@ -84,6 +84,7 @@ public final class GPUDecoder: Sendable {
     let rotary: GPURotaryTable
     let slidingRotary: GPURotaryTable
     let operations: CUDAOperations
+    let kernels: GPUDecoderKernels
     let cache: CUDABuffer
     let memory: GPUDecoderMemory
     let batch = Locked(Batch())
@@ -109,7 +110,8 @@ public final class GPUDecoder: Sendable {
     ) throws {
         let shape = try GPUDecoderShape(configuration)
         for (name, value, most) in [
-            ("sequences", limits.sequences, 4096), ("tokens", limits.tokens, 1 << 24), ("tokens a chunk", limits.chunk, 1 << 20),
+            ("sequences", limits.sequences, 4096), ("tokens", limits.tokens, 1 << 24),
+            ("tokens a chunk", limits.chunk, 1 << 20),
         ] where !(1...most).contains(value) {
             throw GPUDecoderError.limit(name: name, found: value, limit: most)
         }
@@ -121,12 +123,13 @@ public final class GPUDecoder: Sendable {
         self.shape = shape
         self.weights = try weights(shape)
         operations = try CUDAOperations(stream: stream)
+        kernels = try GPUDecoderKernels(stream.device)
         attention = try GPUGroupedAttention(
             format: format, scale: scale, rotated: configuration.rotary.width, style: configuration.rotary.style,
             norm: configuration.queryKeyNorm, device: stream.device)
         prefill = try GPUPrefillAttention(format: format, scale: scale, stream: stream)
         splitAttention = try GPUDecodeAttention(
-            format: format, queryTokens: 1, scale: scale, maximumBatch: limits.sequences, stream: stream)
+            format: format, queryTokens: 1, scale: scale, maximumBatch: Self.bucket(limits.sequences), stream: stream)
         let rotary = try GPURotaryTable(configuration.rotary.embedding, count: limits.tokens + 1, stream: stream)
         self.rotary = rotary
         slidingRotary =
@@ -217,7 +220,9 @@ public final class GPUDecoder: Sendable {
     public func history(_ range: Range<Int>) throws -> [[Int32]] {
         let count = batch.withLock { $0.lengths.count }
         let all: [Int32] = try stream.download(memory.history, count: count * limits.tokens)
-        return (0..<count).map { Array(all[($0 * limits.tokens + range.lowerBound)..<($0 * limits.tokens + range.upperBound)]) }
+        return (0..<count).map {
+            Array(all[($0 * limits.tokens + range.lowerBound)..<($0 * limits.tokens + range.upperBound)])
+        }
     }
 
     /// Waits for all queued work.

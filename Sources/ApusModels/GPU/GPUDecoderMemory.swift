@@ -101,3 +101,17 @@ final class GPUDecoderMemory: Sendable {
         }
     }
 }
+
+/// The kernels of `decoder_step.cu`, found once: looking one up hashes its source.
+struct GPUDecoderKernels: Sendable {
+    let embed: CUDAKernel, pick: CUDAKernel, choose: CUDAKernel, swiglu: CUDAKernel, addBias: CUDAKernel
+
+    init(_ device: CUDADevice) throws {
+        let module = try device.modules.module(for: KernelSources.source("decoder_step.cu"))
+        embed = try module.kernel("embed_rows")
+        pick = try module.kernel("pick_rows")
+        choose = try module.kernel("choose_tokens")
+        swiglu = try module.kernel("swiglu_turns")
+        addBias = try module.kernel("add_bias")
+    }
+}

@@ -37,7 +37,8 @@ struct KernelVariant: Sendable, CustomTestStringConvertible {
             rows(batch, width: 576, outputs: 960, .store, norm: true), rows(batch, width: 576, outputs: 576, .add),
             rows(batch, width: 576, outputs: 3072, .swiglu, norm: true), rows(batch, width: 1536, outputs: 576, .add),
             rows(batch, width: 576, outputs: 49152, .choose, norm: true),
-            rows(batch, width: 4096, outputs: 28672, .swiglu, norm: true), rows(batch, width: 14336, outputs: 4096, .add),
+            rows(batch, width: 4096, outputs: 28672, .swiglu, norm: true),
+            rows(batch, width: 14336, outputs: 4096, .add),
             rows(batch, width: 4096, outputs: 128_256, .choose, norm: true),
         ]
     }

@@ -46,7 +46,10 @@ public struct GPUDecoderCheck {
             return model
         }
         return [
-            ("SmolLM2's layers", model(9, 3, 64, width: 576, inner: 1536, vocabulary: 3000) { $0.tiesEmbeddings = true }),
+            (
+                "SmolLM2's layers",
+                model(9, 3, 64, width: 576, inner: 1536, vocabulary: 3000) { $0.tiesEmbeddings = true }
+            ),
             (
                 "norms of queries and keys, biases",
                 model(4, 2, 128, width: 256, inner: 520, vocabulary: 777) {
@@ -80,8 +83,8 @@ public struct GPUDecoderCheck {
         let cpu = try Decoder(checkpoint: checkpoint, backend: CPUBackend(precision: .float32))
         var outcomes: [Outcome] = []
         for (sequences, longest) in [(1, 300), (1, 1300), (3, 200), (10, 150), (40, 100)] {
-            outcomes.append(
-                try compare(gpu, cpu, sequences: sequences, longest: min(longest, limit - 2 * Self.steps - 1), checkpoint.name))
+            let longest = min(longest, limit - 2 * Self.steps - 1)
+            outcomes.append(try compare(gpu, cpu, sequences: sequences, longest: longest, checkpoint.name))
         }
         return outcomes
     }
@@ -147,7 +150,8 @@ public struct GPUDecoderCheck {
             }
             let best = found.indices.max { found[$0] < found[$1] }.map { Int32($0 - found.startIndex) }
             if best != tokens[index] {
-                outcome.failures.append("sequence \(index) \(when): token \(tokens[index]), the likeliest is \(best ?? -1)")
+                outcome.failures.append(
+                    "sequence \(index) \(when): token \(tokens[index]), the likeliest is \(best ?? -1)")
             }
         }
     }
@@ -173,7 +177,8 @@ public struct GPUDecoderCheck {
                 let found = try gpu.history(range)[index]
                 if found != single[index] {
                     outcome.failures.append(
-                        "sequence \(index), temperature \(temperature): \(found) in one call, \(single[index]) in single steps")
+                        "sequence \(index), temperature \(temperature): \(found) in one call, "
+                            + "\(single[index]) in single steps")
                 }
             }
         }
