@@ -1,3 +1,4 @@
+import ApusSynchronization
 import ApusTensor
 
 #if canImport(Glibc)
@@ -148,7 +149,15 @@ public final class DistributedJob: Sendable {
     public func finish() throws {
         try world.barrier()
         link?.finish()
-        try runtime?.finalize()
+        guard let runtime else { return }
+        // MPICH's MPI_Finalize can wait for a launcher that is about to end, and for ever: all is done by now.
+        let isOver = Locked(false)
+        _ = SystemThread.start {
+            sleep(10)
+            if !isOver.withLock({ $0 }) { _exit(0) }
+        }
+        try runtime.finalize()
+        isOver.withLock { $0 = true }
     }
 
     private static func onGPUs(

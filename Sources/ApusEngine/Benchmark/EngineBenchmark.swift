@@ -38,14 +38,16 @@ public struct EngineBenchmark {
     /// A benchmark of `concurrency` requests at once, each generating `generate` tokens, greedy. The prefix cache is off.
     public init(
         _ model: LanguageModel, prompt: Prompt, generate: Int, concurrency: Int, cacheType: DType? = nil,
-        speculation: Speculation = .none
+        speculation: Speculation = .none, device: Device = .cpu
     ) throws {
         var configuration = EngineConfiguration()
         switch prompt {
         case .random(let count): configuration.context = count + generate
         case .tokens(let tokens): configuration.context = tokens.count + generate
         }
+        configuration.device = device
         configuration.maxSequences = concurrency
+        if device != .cpu { configuration.takeGPUSteps() }
         configuration.stepTokens = max(configuration.stepTokens, concurrency)
         configuration.cacheType = cacheType
         configuration.usesPrefixCache = false

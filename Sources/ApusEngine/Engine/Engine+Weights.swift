@@ -13,10 +13,13 @@ extension Engine {
     /// held is forgotten.
     ///
     /// ``model`` keeps its tokenizer and template; its decoder is the one the engine began with.
-    /// - Throws: ``EngineError/weights(_:)`` when the decoder is of another shape; `shutDown` when the engine has stopped.
+    /// - Throws: ``EngineError/weights(_:)`` when the decoder is of another shape; `unsupported` on a GPU; `shutDown` when the engine has stopped.
     public func replaceWeights(
         by decoder: Decoder, running: RunningSequences = .recompute
     ) async throws(EngineError) {
+        guard configuration.device == .cpu else {
+            throw EngineError.unsupported("weights of an engine on \(configuration.device) cannot be replaced yet")
+        }
         let (old, new) = (model.decoder.configuration, decoder.configuration)
         for (name, expected, found) in [
             ("layers", old.layerCount, new.layerCount), ("vocabulary", old.vocabularySize, new.vocabularySize),

@@ -33,10 +33,11 @@ public final class Engine: Sendable {
         self.model = model
         self.configuration = configuration
         context = sizes.context
-        cacheTokens = sizes.pages * configuration.pageSize
+        let (executor, pages) = try Self.executor(model, configuration, sizes)
+        cacheTokens = pages * configuration.pageSize
         shared = Monitor(EngineShared(metrics: EngineMetrics(context: sizes.context)))
         birth = clock.now
-        let core = try EngineCore(model, configuration, sizes, shared)
+        let core = try EngineCore(model, configuration, sizes, executor, pages: pages, shared)
         let handedOver = Handover(core)
         let shared = shared
         let started = SystemThread.start {
@@ -50,6 +51,33 @@ public final class Engine: Sendable {
     }
 
     deinit { shutdown() }
+
+    /// What computes the steps, and the pages of its cache.
+    private static func executor(
+        _ model: LanguageModel, _ configuration: EngineConfiguration, _ sizes: EngineSizes
+    ) throws -> (any StepExecutor, pages: Int) {
+        guard case .cuda(let ordinal) = configuration.device else {
+            let pages = sizes.pages!
+            return (try CPUStepExecutor(model.decoder, configuration, pages: pages), pages)
+        }
+        guard let path = model.path else {
+            throw EngineError.unsupported("a model that was not loaded from a path: not on \(configuration.device)")
+        }
+        let gpu = try GPUDecoder(
+            checkpoint: Checkpoints.open(path),
+            limits: GPUDecoder.Limits(
+                sequences: configuration.maxSequences, tokens: sizes.context, pages: sizes.pages,
+                chunk: sizes.stepTokens),
+            device: CUDADevice.device(ordinal))
+        let needed = (sizes.context + configuration.pageSize - 1) / configuration.pageSize
+        guard gpu.pageCount >= needed else {
+            throw EngineError.outOfRange(
+                name: "pages that fit into the memory of \(configuration.device)",
+                expected: "\(needed) for one sequence of \(sizes.context) tokens (a smaller context helps)",
+                found: gpu.pageCount)
+        }
+        return (GPUStepExecutor(gpu), gpu.pageCount)
+    }
 
     /// Takes a request; its events come on the stream.
     /// - Throws: ``EngineError`` when the request is not valid, the queue is full or the engine stops.

@@ -2,10 +2,14 @@ import ApusTensor
 
 /// Sizes and policies of an ``Engine``.
 public struct EngineConfiguration: Sendable {
+    /// What computes the steps: the CPU backend of the model, or a GPU, which takes weights and cache in bf16, pages of 64
+    /// tokens, and models that `GPUDecoder` serves.
+    public var device = Device.cpu
     /// Tokens of a sequence at most, prompt and output together; nil takes the model's own limit, at most 4096.
     public var context: Int?
     /// Tokens that the key-value cache holds over all sequences; nil takes what 1 GiB holds, at least one sequence of
-    /// ``context`` tokens and at most ``maxSequences`` of them. Memory is taken as pages are touched.
+    /// ``context`` tokens and at most ``maxSequences`` of them, and on a GPU what fits into nine tenths of its free memory.
+    /// On the CPU memory is taken as pages are touched.
     public var cacheTokens: Int?
     /// Tokens of a cache page. Attention on the CPU is fastest with multiples of 64.
     public var pageSize = 64
@@ -45,4 +49,10 @@ public struct EngineConfiguration: Sendable {
 
     /// The defaults.
     public init() {}
+
+    /// Takes the sizes of steps that suit a GPU: thousands of prompt tokens, also beside sequences that decode.
+    public mutating func takeGPUSteps() {
+        stepTokens = 8192
+        promptTokensBesideDecoding = 2048
+    }
 }

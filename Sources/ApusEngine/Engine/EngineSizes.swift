@@ -3,7 +3,8 @@ import ApusModels
 /// The sizes of an engine, from its configuration and model.
 struct EngineSizes {
     let context: Int
-    let pages: Int
+    /// Of the cache; on a GPU nil where its memory decides.
+    let pages: Int?
     let stepTokens: Int
     /// Steps of more tokens round the activations of some weights.
     let exactTokens: Int
@@ -22,7 +23,8 @@ struct EngineSizes {
         try check("tokens of a step", configuration.stepTokens, configuration.maxSequences...1 << 20)
         try check("prompt tokens beside decoding", configuration.promptTokensBesideDecoding, 1...1 << 20)
         try check("drafted tokens", configuration.maxDrafts, 1...64)
-        exactTokens = decoder.exactRows
+        exactTokens = configuration.device == .cpu ? decoder.exactRows : Int.max
+        if configuration.device != .cpu { try Self.checkOnGPU(decoder, configuration) }
         if configuration.isBatchInvariant {
             if case .longRope(let short, let long, _, _) = decoder.configuration.rotary.scaling, short != long {
                 throw EngineError.unsupported(
@@ -41,10 +43,27 @@ struct EngineSizes {
         if let tokens = configuration.cacheTokens {
             try check("tokens of the cache", tokens, context...1 << 40)
             pages = (tokens + size - 1) / size
+        } else if configuration.device != .cpu {
+            pages = nil
         } else {
             let bytes = try decoder.cacheBytesPerPage(pageSize: size, type: configuration.cacheType)
             pages = max(min((1 << 30) / bytes, configuration.maxSequences * needed), needed)
         }
+    }
+
+    /// What engines on a GPU do not do.
+    private static func checkOnGPU(_ decoder: Decoder, _ configuration: EngineConfiguration) throws {
+        func refuse(_ what: String) throws(EngineError) {
+            throw .unsupported("\(what): not on \(configuration.device)")
+        }
+        if configuration.pageSize != GPUDecoder.pageSize {
+            try refuse("pages of \(configuration.pageSize) tokens instead of \(GPUDecoder.pageSize)")
+        }
+        if let type = configuration.cacheType, type != .bf16 { try refuse("a cache in \(type) instead of bf16") }
+        if configuration.isBatchInvariant { try refuse("batch-invariant mode") }
+        if case .draftModel = configuration.speculation { try refuse("a draft model") }
+        if decoder.tensorParallel != nil { try refuse("a model cut over ranks") }
+        try GPUDecoder.require(decoder.configuration)
     }
 
     /// Checks token ids that come from outside.

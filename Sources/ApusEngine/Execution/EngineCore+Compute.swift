@@ -1,4 +1,3 @@
-import ApusAttention
 import ApusModels
 import ApusTensor
 
@@ -9,43 +8,32 @@ extension EngineCore {
 
     /// Runs a planned step, draws what it gives, and tells scheduler and requests.
     func compute(_ plan: StepPlan) throws {
-        for (from, to) in plan.copies {
-            try commands?.send(.copyPage(from: from, to: to))
-            cache.copyPage(from, to: to)
-        }
-        let hidden = try runLayers(plan)
+        for (from, to) in plan.copies { try executor.copyPage(from: from, to: to) }
+        try runLayers(plan)
         var first = 0
         for entry in plan.entries {
             let count = entry.count + entry.drafts
-            pool(entry, hidden.rows(first..<first + count))
-            try reportPrompt(entry, hidden, first: first)
+            try pool(entry, first..<first + count)
+            try reportPrompt(entry, first: first)
             first += count
         }
         let draws = makeDraws(plan)
-        try draw(draws, hidden)
+        try draw(draws)
         let now = clock.now
         for draw in draws {
             for sample in draw.samples where !sample.job.hasEnded { take(sample, drafted: draw.drafts.count, now) }
         }
     }
 
-    private func runLayers(_ plan: StepPlan) throws -> Tensor {
+    private func runLayers(_ plan: StepPlan) throws {
         var tokens: [Int32] = []
         tokens.reserveCapacity(plan.tokens)
         for entry in plan.entries {
             tokens += entry.sequence.tokens[entry.start..<entry.start + entry.count]
             tokens += entry.sequence.drafts.prefix(entry.drafts)
         }
-        let batch = CacheBatch(
-            tables: plan.entries.map { ($0.sequence.pages, $0.start, $0.count + $0.drafts) })
-        try commands?.send(
-            .layers(
-                tokens: tokens,
-                tables: plan.entries.map {
-                    RankCommand.Table(pages: $0.sequence.pages, start: $0.start, count: $0.count + $0.drafts)
-                }, isAbsorbed: configuration.isBatchInvariant))
-        return try decoder.hiddenStates(
-            tokens, batch: batch, cache: cache, latentReading: configuration.isBatchInvariant ? .absorbed : nil)
+        try executor.runLayers(
+            tokens, plan.entries.map { ($0.sequence.pages, $0.start, $0.count + $0.drafts) })
     }
 
     /// The rows of hidden states that samples draw from: the last token's of each entry that reaches its end, and the drafts'.
@@ -74,20 +62,16 @@ extension EngineCore {
         return draws
     }
 
-    /// Logits of rows of a step's hidden states.
-    private func logits(_ hidden: Tensor, rows: [Int]) throws -> Tensor {
-        try commands?.send(.logits(rows: rows.map { Int32($0) }))
-        let isAll = rows.count == hidden.shape[0]
-        let result = decoder.logits(ofHidden: isAll ? hidden : hidden.gatheringRows(rows))
-        try decoder.tensorParallel?.check()
-        return result
-    }
-
     /// Several workers draw, each for the samples of one row.
-    private func draw(_ draws: [Draw], _ hidden: Tensor) throws {
+    private func draw(_ draws: [Draw]) throws {
         guard !draws.isEmpty else { return }
         let rows = draws.flatMap { Array($0.rows) }
-        let logits = try logits(hidden, rows: rows)
+        if draws.allSatisfy({ $0.takesLikeliest }), let tokens = try executor.likeliestTokens(rows: rows) {
+            // One row each: what takes the likeliest token has no drafts.
+            for (draw, token) in zip(draws, tokens) { for sample in draw.samples { sample.take(token, model: model) } }
+            return
+        }
+        let logits = try executor.logits(rows: rows)
         var starts: [Int] = []
         var start = 0
         for draw in draws {
@@ -136,7 +120,7 @@ extension EngineCore {
 
     /// Log-probabilities of a prompt's tokens from the rows of the tokens before them, a bounded piece at a time.
     /// - Parameter first: the entry's first row among the step's.
-    private func reportPrompt(_ entry: StepPlan.Entry, _ hidden: Tensor, first: Int) throws {
+    private func reportPrompt(_ entry: StepPlan.Entry, first: Int) throws {
         guard let job = jobs[entry.sequence.tag], let alternatives = job.request.promptLogprobs else { return }
         let prompt = job.request.prompt
         if job.promptLogprobs.isEmpty { job.promptLogprobs = [SampledToken(token: prompt[0])] }
@@ -147,7 +131,7 @@ extension EngineCore {
         while row < end {
             let piece = row..<min(row + Self.promptRows, end)
             let offset = first - entry.start
-            let logits = try logits(hidden, rows: Array(piece.lowerBound + offset..<piece.upperBound + offset))
+            let logits = try executor.logits(rows: Array(piece.lowerBound + offset..<piece.upperBound + offset))
             let targets = Array(prompt[piece.lowerBound + 1...piece.upperBound])
             guard let sums = logSums(logits) else {
                 scheduler.forget(entry.sequence)
@@ -202,6 +186,9 @@ private struct Draw: Sendable {
     let samples: [SampleRun]
     let rows: Range<Int>
     let drafts: ArraySlice<DraftToken>
+
+    /// Whether the likeliest tokens are all that is asked for.
+    var takesLikeliest: Bool { rows.count == 1 && samples.allSatisfy(\.takesLikeliest) }
 
     func run(_ logits: LogitRows, _ model: LanguageModel) {
         for (index, sample) in samples.enumerated() {

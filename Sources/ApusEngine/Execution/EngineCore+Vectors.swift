@@ -3,8 +3,10 @@ import ApusTensor
 /// Vectors made of hidden states: embeddings and scores.
 extension EngineCore {
     /// Takes what a step computed of a prompt whose vector is wanted.
-    func pool(_ entry: StepPlan.Entry, _ hidden: Tensor) {
+    /// - Parameter rows: the entry's among the step's.
+    func pool(_ entry: StepPlan.Entry, _ rows: Range<Int>) throws {
         guard let job = jobs[entry.sequence.tag], case .vector(let kind, _) = job.output else { return }
+        let hidden = try executor.hiddenStates(rows)
         let last = hidden.rows(hidden.shape[0] - 1..<hidden.shape[0])
         switch kind {
         case .embedding(.mean):

@@ -1,4 +1,3 @@
-import ApusAttention
 import ApusModels
 import ApusSynchronization
 import ApusTensor
@@ -8,7 +7,6 @@ final class EngineCore {
     let model: LanguageModel
     let configuration: EngineConfiguration
     let context: Int
-    let cache: PagedCache
     let shared: Monitor<EngineShared>
     let clock = ContinuousClock()
     var decoder: Decoder
@@ -22,35 +20,33 @@ final class EngineCore {
     var recorder = StepRecorder()
     var draftPlanner: DraftPlanner
     let draftModel: DraftModel?
-    /// Tells the other ranks of a cut model what to compute; nil where there are none.
-    let commands: RankCommands?
+    /// Computes the steps.
+    let executor: any StepExecutor
 
     init(
         _ model: LanguageModel, _ configuration: EngineConfiguration, _ sizes: EngineSizes,
-        _ shared: Monitor<EngineShared>
+        _ executor: any StepExecutor, pages: Int, _ shared: Monitor<EngineShared>
     ) throws {
         self.model = model
         self.configuration = configuration
         self.shared = shared
         context = sizes.context
         decoder = model.decoder
-        commands = decoder.tensorParallel.map { RankCommands(communicator: $0.communicator) }
-        cache = try decoder.makeCache(
-            pages: sizes.pages, pageSize: configuration.pageSize, type: configuration.cacheType)
+        self.executor = executor
         var limits = Scheduler.Limits(
-            stepTokens: sizes.stepTokens, maxSequences: configuration.maxSequences, pages: sizes.pages,
+            stepTokens: sizes.stepTokens, maxSequences: configuration.maxSequences, pages: pages,
             pageSize: configuration.pageSize, exactTokens: sizes.exactTokens)
         limits.promptTokensBesideDecoding = configuration.promptTokensBesideDecoding
         scheduler = Scheduler(limits)
         draftPlanner = DraftPlanner(rows: min(configuration.stepTokens, 128))
         if case .draftModel(let draft) = configuration.speculation {
             draftModel = try DraftModel(
-                draft, for: decoder, pages: sizes.pages, pageSize: configuration.pageSize,
+                draft, for: decoder, pages: pages, pageSize: configuration.pageSize,
                 stepTokens: configuration.stepTokens)
         } else {
             draftModel = nil
         }
-        shared.withLock { $0.metrics.pages = sizes.pages }
+        shared.withLock { $0.metrics.pages = pages }
     }
 
     /// Steps until the engine stops.
@@ -62,8 +58,7 @@ final class EngineCore {
         }
         for job in jobs.values { fail(job, .shutDown) }
         publish()
-        // Where ranks are gone, the job ends by itself.
-        try? commands?.send(.stop)
+        executor.stop()
         shared.withLock { shared in
             defer { shared.replacement = nil }
             return shared.replacement
@@ -74,6 +69,7 @@ final class EngineCore {
 
     private func replace(_ replacement: WeightReplacement) {
         decoder = replacement.decoder
+        executor.replaceWeights(by: decoder)
         switch replacement.running {
         case .recompute: scheduler.invalidate()
         case .goOn: scheduler.forgetAll()
@@ -107,12 +103,12 @@ final class EngineCore {
         return !news.stops
     }
 
-    /// Waits for news, and meanwhile tells the other ranks of a cut model that this one is there.
+    /// Waits for news, and meanwhile says so where others wait for this engine.
     private func waitForNews(_ body: (inout EngineShared) -> News?) -> News {
-        guard let commands else { return shared.wait(body) }
+        guard let seconds = executor.idleSeconds else { return shared.wait(body) }
         while true {
-            if let news = shared.wait(seconds: RankCommands.idleSeconds, body) { return news }
-            try? commands.send(.idle)
+            if let news = shared.wait(seconds: seconds, body) { return news }
+            executor.idle()
         }
     }
 

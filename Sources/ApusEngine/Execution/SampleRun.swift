@@ -67,6 +67,16 @@ final class SampleRun: @unchecked Sendable {
         }
     }
 
+    /// Whether its tokens are simply the likeliest, and nothing else of the logits is wanted.
+    var takesLikeliest: Bool { mask == nil && sampler.takesLikeliest }
+
+    /// Takes the likeliest token, which somebody else has found.
+    func take(_ token: Int32, model: LanguageModel) {
+        outcome = Outcome()
+        sampler.record(token)
+        accept(SampledToken(token: token), model)
+    }
+
     /// Text that was held back, at the end.
     func finishText() -> String { output.finish() ?? "" }
 
@@ -78,6 +88,10 @@ final class SampleRun: @unchecked Sendable {
         do { drawn = try sampler.next(logits, allowed: mask, draft: draft) } catch {
             throw EngineError.notFinite(sample: index, position: generated)
         }
+        accept(drawn, model)
+    }
+
+    private func accept(_ drawn: SampledToken, _ model: LanguageModel) {
         outcome.tokens.append(drawn)
         generated += 1
         if !sampler.parameters.ignoreEndOfSequence && model.endsSequence(drawn.token) {

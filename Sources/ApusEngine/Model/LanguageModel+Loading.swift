@@ -29,7 +29,7 @@ extension LanguageModel {
         return LanguageModel(
             decoder: decoder, tokenizer: tokenizer, chatTemplate: template,
             samplingDefaults: SamplingParameters(checkpoint.generationDefaults),
-            endTokens: tokensThatEnd(checkpoint, tokenizer))
+            endTokens: tokensThatEnd(checkpoint, tokenizer), path: path)
     }
 
     /// Tokens that end an answer: the generation configuration's, the model's, and the tokenizer's own.

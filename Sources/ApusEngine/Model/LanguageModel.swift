@@ -13,18 +13,21 @@ public final class LanguageModel: Sendable {
     /// The model's own sampling defaults, greedy where it has none.
     public let samplingDefaults: SamplingParameters
     let endTokens: Set<Int32>
+    /// Where it was loaded from; nil for a model made of parts.
+    public let path: String?
 
     /// A model of its parts.
     /// - Parameter endTokens: tokens that end an answer.
     package init(
         decoder: Decoder, tokenizer: Tokenizer, chatTemplate: ChatTemplate?, samplingDefaults: SamplingParameters,
-        endTokens: Set<Int32>
+        endTokens: Set<Int32>, path: String? = nil
     ) {
         self.decoder = decoder
         self.tokenizer = tokenizer
         self.chatTemplate = chatTemplate
         self.samplingDefaults = samplingDefaults
         self.endTokens = endTokens
+        self.path = path
     }
 
     /// Whether a token ends an answer.

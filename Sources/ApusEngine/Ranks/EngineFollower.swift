@@ -14,10 +14,12 @@ public struct EngineFollower {
         guard let ranks = model.decoder.tensorParallel else {
             throw EngineError.unsupported("a model that is not cut over ranks has no followers")
         }
-        let sizes = try EngineSizes(model.decoder, configuration)
+        guard let pages = try EngineSizes(model.decoder, configuration).pages else {
+            throw EngineError.unsupported("followers of an engine on \(configuration.device)")
+        }
         decoder = model.decoder
         cache = try decoder.makeCache(
-            pages: sizes.pages, pageSize: configuration.pageSize, type: configuration.cacheType)
+            pages: pages, pageSize: configuration.pageSize, type: configuration.cacheType)
         commands = RankCommands(communicator: ranks.communicator)
     }
 

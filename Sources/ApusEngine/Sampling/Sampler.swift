@@ -137,6 +137,12 @@ public struct Sampler: Sendable {
         return draft
     }
 
+    /// Whether every draw is the likeliest token, without penalties, and nobody asks for log-probabilities.
+    var takesLikeliest: Bool {
+        isGreedy && parameters.logprobs == nil && parameters.repetitionPenalty == 1 && parameters.presencePenalty == 0
+            && parameters.frequencyPenalty == 0
+    }
+
     private var isGreedy: Bool { parameters.temperature == 0 || parameters.topK == 1 }
 
     private func choose(_ logits: UnsafeBufferPointer<Float>, _ draft: DraftToken?) throws(SamplingError) -> Int32 {

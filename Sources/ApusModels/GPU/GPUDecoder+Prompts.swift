@@ -4,7 +4,7 @@ import ApusTensor
 /// Prompts: new tokens of several sequences at a time, in chunks.
 extension GPUDecoder {
     /// New tokens of one sequence in a chunk.
-    private struct Part {
+    struct Part {
         let row: Int
         let first: Int
         let count: Int
@@ -29,7 +29,7 @@ extension GPUDecoder {
     }
 
     /// The rows' tokens in order, cut wherever a chunk is full.
-    private func chunks(_ rows: [Row]) -> [[Part]] {
+    func chunks(_ rows: [Row]) -> [[Part]] {
         var (chunks, chunk, room): ([[Part]], [Part], Int) = ([], [], limits.chunk)
         for (index, row) in rows.enumerated() {
             var first = 0
@@ -47,7 +47,7 @@ extension GPUDecoder {
         return chunk.isEmpty ? chunks : chunks + [chunk]
     }
 
-    private func run(_ chunk: [Part], of rows: [Row]) throws {
+    func run(_ chunk: [Part], of rows: [Row]) throws {
         let starts = chunk.reduce(into: [0]) { $0.append($0.last! + $1.count) }
         let tokens = chunk.flatMap { rows[$0.row].tokens[$0.first..<$0.first + $0.count] }
         let sequences = chunk.flatMap { [Int32](repeating: Int32($0.row), count: $0.count) }
@@ -73,10 +73,15 @@ extension GPUDecoder {
         let ending = zip(chunk, starts).filter { $0.0.first + $0.0.count == rows[$0.0.row].tokens.count }
         guard let first = ending.first else { return }
         let last = try stream.upload(ending.map { Int32($0.1 + $0.0.count - 1) })
+        try pick(rows: last.address, count: ending.count, into: first.0.row)
+    }
+
+    /// Rows of the residual stream become those that the head reads, from its row `target` on.
+    func pick(rows: UInt64, count: Int, into target: Int) throws {
         try kernels.pick.launch(
-            grid: CUDAExtent(ending.count), block: 256, on: stream, .buffer(memory.residual), .buffer(last),
-            .buffer(weights.finalNorm), .value(memory.lastRows.address + UInt64(first.0.row * shape.width * 2)),
-            .value(memory.lastSquares.address + UInt64(first.0.row * 4)), .value(Int32(shape.width)))
+            grid: CUDAExtent(count), block: 256, on: stream, .buffer(memory.residual), .value(rows),
+            .buffer(weights.finalNorm), .value(memory.lastRows.address + UInt64(target * shape.width * 2)),
+            .value(memory.lastSquares.address + UInt64(target * 4)), .value(Int32(shape.width)))
     }
 
     private func attend(

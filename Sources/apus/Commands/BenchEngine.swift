@@ -26,6 +26,7 @@ struct BenchEngine: ParsableCommand {
         String?
     @Option(help: "Who drafts tokens: none, or lookup in the sequence itself.") var speculation = Drafting.none
     @Option(help: "A smaller model of the same vocabulary that drafts tokens.") var draftModel: String?
+    @Option(help: "What computes steps: cpu or cuda.") var device = ComputeDevice.cpu
     @Option(help: "Timed runs; medians are printed.") var repeats = 3
     @Flag(help: "Print a JSON object.") var json = false
 
@@ -59,7 +60,7 @@ struct BenchEngine: ParsableCommand {
             }
         let benchmark = try EngineBenchmark(
             model, prompt: prompt, generate: generate, concurrency: concurrency,
-            cacheType: try self.model.cacheDType(), speculation: speculation)
+            cacheType: try self.model.cacheDType(), speculation: speculation, device: device.device)
         let rows = try benchmark.run(repeats: repeats)
         let figures: [(key: String, label: String, digits: Int, values: [Double])] = [
             ("generationTokensPerSecond", "generation, tokens/s", 2, rows.map(\.generationTokensPerSecond)),

@@ -30,7 +30,7 @@ struct CheckRanks: ParsableCommand {
         case die, stop, late, fail
     }
 
-    @Option(help: "What the ranks compute on: cpu or cuda.") var device = RankDevice.cpu
+    @Option(help: "What the ranks compute on: cpu or cuda.") var device = ComputeDevice.cpu
     @Flag(help: "Print a JSON object.") var json = false
     @Option(help: "What goes wrong: die, stop, late or fail.") var fault: Fault?
     @Option(help: "On which rank it goes wrong.") var rank = 0

@@ -5,12 +5,15 @@ import ArgumentParser
 
 /// Flags of every command that runs an ``Engine``.
 struct EngineOptions: ParsableArguments {
+    @Option(help: "What computes steps: cpu or cuda (weights and cache in bf16 on the first GPU).")
+    var device = ComputeDevice.cpu
     @Option(help: "Tokens of a sequence at most; the model's limit, at most 4096, by default.") var context: Int?
-    @Option(help: "Tokens that the key-value cache holds over all sequences; by default what 1 GiB holds.")
+    @Option(
+        help: "Tokens that the key-value cache holds over all sequences; 1 GiB of them by default, on a GPU what fits.")
     var cacheTokens: Int?
     @Option(help: "Tokens of a cache page.") var pageSize = 64
     @Option(help: "Sequences that run at once.") var maxSequences = 64
-    @Option(help: "Tokens that one step computes at most.") var stepTokens = 512
+    @Option(help: "Tokens that one step computes at most; 512 by default, on a GPU 8192.") var stepTokens: Int?
     @Option(help: "Requests that wait at most; further ones get 503.") var maxQueuedRequests = 1024
     @Option(help: "Prompt tokens of all waiting requests at most.") var maxQueuedTokens = 1 << 20
     @Option(help: "Who drafts tokens that the model then checks: none, or lookup in the sequence itself.")
@@ -25,8 +28,9 @@ struct EngineOptions: ParsableArguments {
     func validate() throws {
         for (name, value) in [
             ("context", context ?? 2), ("cache-tokens", cacheTokens ?? 1), ("page-size", pageSize),
-            ("max-sequences", maxSequences), ("step-tokens", stepTokens), ("max-queued-requests", maxQueuedRequests),
-            ("max-queued-tokens", maxQueuedTokens), ("max-drafts", maxDrafts),
+            ("max-sequences", maxSequences), ("step-tokens", stepTokens ?? 512),
+            ("max-queued-requests", maxQueuedRequests), ("max-queued-tokens", maxQueuedTokens),
+            ("max-drafts", maxDrafts),
         ] where !(1...1 << 40).contains(value) {
             throw ValidationError("--\(name): expected an integer from 1 to 2^40, found \(value)")
         }
@@ -36,12 +40,15 @@ struct EngineOptions: ParsableArguments {
     /// - Throws: when the draft model cannot be loaded.
     func configuration(for model: LanguageModel, cacheType: DType?) throws -> EngineConfiguration {
         var result = EngineConfiguration()
+        result.device = device.device
         result.context = context
         result.cacheTokens = cacheTokens
         result.pageSize = pageSize
         result.cacheType = cacheType
         result.maxSequences = maxSequences
-        result.stepTokens = stepTokens
+        result.stepTokens = 512
+        if device == .cuda { result.takeGPUSteps() }
+        if let stepTokens { result.stepTokens = stepTokens }
         result.maxQueuedRequests = maxQueuedRequests
         result.maxQueuedTokens = maxQueuedTokens
         result.usesPrefixCache = !noPrefixCache

@@ -12,6 +12,9 @@ enum ComputeDevice: String, ExpressibleByArgument, CaseIterable {
     case cpu
     /// On this machine's NVIDIA GPU.
     case cuda
+
+    /// The first of its kind.
+    var device: Device { self == .cpu ? .cpu : .cuda(0) }
 }
 
 /// Flags of every command that loads a model.

@@ -3,11 +3,6 @@ import ApusTensor
 import ArgumentParser
 import FoundationEssentials
 
-/// What ranks compute on.
-enum RankDevice: String, ExpressibleByArgument, CaseIterable {
-    case cpu, cuda
-}
-
 /// The ranks that a launcher (mpirun, srun) started together, for commands that run on several.
 enum Ranks {
     /// Joins them; a process that was started alone is a job of one.
@@ -29,7 +24,7 @@ enum Ranks {
     }
 
     /// A stream of this rank's GPU: the one with the rank's number among the ranks of its machine.
-    static func stream(on device: RankDevice) throws -> CUDAStream? {
+    static func stream(on device: ComputeDevice) throws -> CUDAStream? {
         guard device == .cuda else { return nil }
         let environment = try LaunchEnvironment.detect(ProcessInfo.processInfo.environment)
         return try CUDAStream(device: CUDADevice.device(environment.localRank))

@@ -1,0 +1,56 @@
+import ApusAttention
+import ApusTensor
+
+/// Steps for an engine, which keeps the page tables and draws on the host.
+extension GPUDecoder {
+    /// Appends each row's tokens to its pages. The hidden states of all tokens stay until the next call that computes.
+    /// - Throws: ``GPUDecoderError/limit(name:found:limit:)`` where there are more tokens than a chunk has.
+    public func runLayers(_ rows: [Row]) throws {
+        try check(rows)
+        let tokens = rows.reduce(0) { $0 + $1.tokens.count }
+        guard tokens <= limits.chunk else {
+            throw GPUDecoderError.limit(name: "tokens a chunk", found: tokens, limit: limits.chunk)
+        }
+        guard !rows.isEmpty else { return }
+        try batch.withLock { batch in
+            let lengths = rows.map { $0.cached + $0.tokens.count }
+            try memory.write(rows, tokens: rows.map(\.tokens[0]), lengths: lengths.map { Int32($0) })
+            for chunk in chunks(rows) { try run(chunk, of: rows) }
+            // What follows gives the state anew.
+            (batch.lengths, batch.rooms) = ([], [])
+        }
+    }
+
+    /// Float32 logits `[row][vocabulary]` of rows of the step's hidden states. Waits for them.
+    public func logits(ofRows rows: [Int]) throws -> [Float] {
+        var result: [Float] = []
+        result.reserveCapacity(rows.count * shape.vocabulary)
+        for first in stride(from: 0, to: rows.count, by: limits.sequences) {
+            let part = rows[first..<min(first + limits.sequences, rows.count)]
+            try batch.withLock { _ in
+                let places = try stream.upload(part.map { Int32($0) })
+                try pick(rows: places.address, count: part.count, into: 0)
+                try choose(
+                    rows: part.count, x: memory.lastRows.address, squares: memory.lastSquares.address, squareParts: 1,
+                    lengths: memory.lengths, givesLogits: true)
+            }
+            result += try stream.download(try memory.logits(), count: part.count * shape.vocabulary, as: Float.self)
+        }
+        return result
+    }
+
+    /// Hidden states before the final norm, float32 `[row][width]`, of rows of the step. Waits for them.
+    public func hiddenStates(_ rows: Range<Int>) throws -> [Float] {
+        try stream.download(memory.residual, at: rows.lowerBound * shape.width * 4, count: rows.count * shape.width)
+    }
+
+    /// Copies a page of every layer.
+    public func copyPage(from source: Int, to target: Int) throws {
+        let bytes = attention.format.pageBytes
+        for layer in 0..<shape.layers {
+            let first = layer * pageCount
+            try stream.copy(
+                bytes, from: cache, at: (first + source) * bytes, to: cache, at: (first + target) * bytes)
+        }
+    }
+}

@@ -1,0 +1,34 @@
+import ApusEngine
+import ApusModels
+import ApusTensor
+import Testing
+
+/// What an engine says where a GPU does not do what is asked, or is not there.
+@Suite struct EngineOnGPUTests {
+    private func refusal(_ name: String, _ change: (inout EngineConfiguration) -> Void) throws -> String {
+        var configuration = EngineConfiguration()
+        configuration.device = .cuda(0)
+        configuration.context = 64
+        change(&configuration)
+        do {
+            _ = try Engine(try TestModels.load(name), configuration)
+            return "nothing"
+        } catch { return "\(error)" }
+    }
+
+    @Test func whatGPUsDoNotDoIsNamed() throws {
+        let name = "qwen3"
+        #expect(try refusal(name) { $0.pageSize = 16 } == "pages of 16 tokens instead of 64: not on cuda:0")
+        #expect(try refusal(name) { $0.cacheType = .q8_0 } == "a cache in q8_0 instead of bf16: not on cuda:0")
+        #expect(try refusal(name) { $0.isBatchInvariant = true } == "batch-invariant mode: not on cuda:0")
+        let draft = try TestModels.load(name)
+        #expect(try refusal(name) { $0.speculation = .draftModel(draft) } == "a draft model: not on cuda:0")
+        #expect(try refusal("mla") { _ in }.contains("attention"))
+    }
+
+    @Test(.enabled(if: (try? CUDADevice.count()) ?? 0 == 0, "this machine has a GPU"))
+    func aMissingGPUIsNamed() throws {
+        let message = try refusal("qwen3") { _ in }
+        #expect(message.contains("libcuda") || message.contains("GPU"), "\(message)")
+    }
+}
