@@ -90,8 +90,8 @@ package struct CUDARowProduct: Sendable, Hashable {
         let isLarge = blockRows >= 32 && all * rowBlocks > multiprocessors * 3 / 2
         tiles = epilogue == .choose || isLarge ? 2 : 1
         let units = (width + 63) / 64
-        // Registers of 64 rows and two tiles allow 12 warps.
-        let most = blockRows == 64 ? 12 : 16
+        // Registers of 64 rows and two tiles allow 12 warps, or 8 where each has many units.
+        let most = blockRows < 64 ? 16 : units <= 24 ? 12 : 8
         let own = (units + most - 1) / most
         let warps = max(4, (units + own - 1) / own)
         self.warps = warps
