@@ -61,6 +61,7 @@ public final class TrainingRun {
         if size > 1, !recipe.resolvedTask.isCrossEntropy {
             throw TrainerError.replicas(task: recipe.resolvedTask.rawValue, ranks: size)
         }
+        let device = try recipe.backend(cpu: backend, ranks: size)
         let isFirst = replicas?.rank ?? 0 == 0 && tensorParallel?.rank ?? 0 == 0
         let folder = recipe.training.output
         let files = FileManager.default
@@ -79,7 +80,7 @@ public final class TrainingRun {
         notes = materials.notes
         let configuration = try Self.configuration(context, materials)
         let operations = DifferentiableOperations(
-            on: try recipe.backend(cpu: backend, ranks: size), compute: recipe.training.compute == .bf16 ? .bf16 : .f32)
+            on: device, compute: recipe.training.compute == .bf16 ? .bf16 : .f32)
 
         if start == .restart, isFirst { try? files.removeItem(atPath: checkpoints) }
         let store =
