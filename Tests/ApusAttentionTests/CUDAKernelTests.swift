@@ -45,9 +45,10 @@ struct KernelVariant: Sendable, CustomTestStringConvertible {
             let defines = GPUGroupedAttention.defines(format, rotated: rotated, style: style, norm: norm)
             return KernelVariant(file: "grouped_append.cu", defines: defines.mapValues(String.init))
         }
-        let warps = GPUGroupedAttention.stepWarps(geometry, blocks: blocks, multiprocessors: 132)
-        let defines = GPUGroupedAttention.stepDefines(format, rotated: rotated, style: style, norm: norm, warps: warps)
-        return KernelVariant(file: "grouped_step.cu", defines: defines.mapValues(String.init))
+        let settings = GPUGroupedAttention.StepSettings(
+            format, rotated: rotated, style: style, norm: norm, blocks: blocks, multiprocessors: 132)
+        #expect(settings.sharedMemory <= 200 << 10)
+        return KernelVariant(file: "grouped_step.cu", defines: settings.defines.mapValues(String.init))
     }
 
     static let all: [KernelVariant] = try! [

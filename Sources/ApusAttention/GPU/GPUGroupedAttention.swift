@@ -165,22 +165,31 @@ public final class GPUGroupedAttention: Sendable {
         batch * format.geometry.groups >= 2 * device.multiprocessorCount ? 8192 : 1024
     }
 
-    /// Warps of a block that takes a group of a sequence.
-    package static func stepWarps(_ geometry: CacheGeometry, blocks: Int, multiprocessors: Int) -> Int {
-        guard blocks < 2 * multiprocessors else { return 4 }
-        return geometry.headsPerGroup <= 3 && geometry.key <= 128 ? 16 : geometry.headsPerGroup <= 6 ? 8 : 4
+    /// How a step's kernel is compiled, and what it takes, for a grid of so many blocks.
+    package struct StepSettings: Hashable, Sendable {
+        /// Macros.
+        package let defines: [String: Int]
+        /// Threads of a block, and its dynamic shared memory in bytes.
+        package let threads: Int, sharedMemory: Int
+
+        /// The settings. Few blocks are wide and have all of a multiprocessor's shared memory.
+        package init(
+            _ format: GPUCacheFormat, rotated: Int, style: RotaryStyle, norm: Bool, blocks: Int, multiprocessors: Int
+        ) {
+            let geometry = format.geometry
+            let areFew = blocks < 2 * multiprocessors
+            let warps = areFew && geometry.headsPerGroup <= 6 ? 8 : 4
+            let stage = format.pageSize * format.rowWidth * 2
+            let stages = max(1, min(8, (areFew ? 160 << 10 : 50 << 10) / stage))
+            defines = GPUGroupedAttention.defines(format, rotated: rotated, style: style, norm: norm)
+                .merging(["HEADS": geometry.headsPerGroup, "WARPS": warps, "STAGES": stages]) { $1 }
+            threads = 32 * warps
+            sharedMemory = stages * stage
+        }
     }
 
-    /// The macros of the step's kernel.
-    package static func stepDefines(
-        _ format: GPUCacheFormat, rotated: Int, style: RotaryStyle, norm: Bool, warps: Int
-    ) -> [String: Int] {
-        defines(format, rotated: rotated, style: style, norm: norm)
-            .merging(["HEADS": format.geometry.headsPerGroup, "WARPS": warps]) { $1 }
-    }
-
-    /// Appends one token to each of `batch` sequences and attends, in one launch: `output` `[sequence][query head][head width]`
-    /// bf16. `lengths`: the tokens of each sequence with the new one; `window`: how many of them are seen, nil for all.
+    /// Appends one token to each of `batch` sequences and attends, in one launch: `output`
+    /// `[sequence][query head][head width]` bf16. `lengths`: the tokens of each sequence with the new one; `window`: how many of them are seen, nil for all.
     /// Biases have been added.
     public func step(
         qkv: UInt64, output: UInt64, batch: Int, lengths: UInt64, window: Int?, heads: Heads, pages: Pages,
@@ -188,18 +197,17 @@ public final class GPUGroupedAttention: Sendable {
     ) throws {
         let geometry = format.geometry
         precondition(Self.hasStep(geometry), "a step in one launch of \(geometry)")
-        let warps = Self.stepWarps(
-            geometry, blocks: batch * geometry.groups, multiprocessors: device.multiprocessorCount)
-        let defines = Self.stepDefines(format, rotated: rotated, style: style, norm: hasNorm, warps: warps)
+        let settings = StepSettings(
+            format, rotated: rotated, style: style, norm: hasNorm, blocks: batch * geometry.groups,
+            multiprocessors: device.multiprocessorCount)
         let parameters = StepParameters(
             qkv: qkv, queryNorm: heads.queryNorm, keyNorm: heads.keyNorm, cosine: heads.rotary.cosine,
             sine: heads.rotary.sine, cache: pages.cache, pageTable: pages.table, lengths: lengths, output: output,
             pageElements: Int64(format.pageBytes / 2), pageStride: Int32(pages.stride), groups: Int32(geometry.groups),
             window: Int32(min(window ?? 1 << 30, 1 << 30)), epsilon: heads.epsilon, scaleLog2: scale * 1.442_695_04)
-        try device.modules.kernel(
-            "grouped_step", in: AttentionSources.source("grouped_step.cu", defines: defines.mapValues(String.init))
-        ).launch(
-            grid: CUDAExtent(geometry.groups, batch), block: CUDAExtent(32 * warps), attributes: [.overlapsPredecessor],
-            on: stream, .value(parameters))
+        let source = AttentionSources.source("grouped_step.cu", defines: settings.defines.mapValues(String.init))
+        try device.modules.kernel("grouped_step", in: source).launch(
+            grid: CUDAExtent(geometry.groups, batch), block: CUDAExtent(settings.threads),
+            sharedMemory: settings.sharedMemory, attributes: [.overlapsPredecessor], on: stream, .value(parameters))
     }
 }

@@ -6,11 +6,12 @@
 //   output  [sequence][query head][HEAD] bf16
 // A sequence of lengths[i] tokens, the new one included, sees the last `window` of them; one of length 0 does not exist.
 //
-// A block takes a group of a sequence. LANES lanes take a token, 16 bytes of its key and of its value each, for all heads of the
-// group; such teams keep running maxima and sums of their own, which meet at the end, in the same order in every run. Tokens of
-// earlier steps are asked for before the kernel before this one has finished: it writes none of them.
+// A block takes a group of a sequence. The copy engine brings a page's rows of the group, which lie side by side, through STAGES
+// buffers. LANES lanes take a token, 16 bytes of its key and of its value each, for all heads of the group; such teams keep
+// running maxima and sums of their own, which meet at the end, in the same order in every run. Tokens of earlier steps are asked
+// for before the kernel before this one has finished: it writes none of them.
 //
-// Set at compile time, beside what grouped_rows.cuh says: HEADS (query heads of a group), WARPS.
+// Set at compile time, beside what grouped_rows.cuh says: HEADS (query heads of a group), WARPS, STAGES.
 //
 // Floor: the cache over the bandwidth; about 30 instructions of a lane per head and 16 bytes of key and value.
 #include "grouped_rows.cuh"
@@ -18,8 +19,11 @@
 #define THREADS (32 * WARPS)
 #define LANES (HEAD / 8)       // of a team
 #define TEAMS (32 / LANES)     // of a warp
-#define AHEAD 4                // tokens of a team on their way
 #define STRIDE (WARPS * TEAMS)
+// Tokens of a team at a time.
+#define AHEAD (PAGE_SIZE >= 4 * STRIDE ? 4 : PAGE_SIZE > STRIDE ? 2 : 1)
+#define ROW_BYTES (4 * HEAD)
+#define STAGE_BYTES (PAGE_SIZE * ROW_BYTES)
 
 static_assert(32 % LANES == 0, "lanes of a token");
 
@@ -79,7 +83,20 @@ __device__ __forceinline__ void join_lanes(State &state, int bit) {
     }
 }
 
+// One thread: the rows of page number `number` from the first that is seen, those before the new token, to their buffer.
+__device__ __forceinline__ void bring_page(
+    const GroupedStep &p, const int *pages, int group, int number, int first, int last, u32 stage, u32 barrier
+) {
+    const int begin = max(first, number * PAGE_SIZE), end = min(last, (number + 1) * PAGE_SIZE);
+    const u32 bytes = (end - begin) * ROW_BYTES;
+    barrier_expect(barrier, bytes);
+    copy_bulk(
+        stage + begin % PAGE_SIZE * ROW_BYTES, cache_row(p.cache, pages, p.page_elements, group, begin), bytes, barrier);
+}
+
 extern "C" __global__ void __launch_bounds__(THREADS) grouped_step(const __grid_constant__ GroupedStep p) {
+    extern __shared__ __align__(128) unsigned char memory[];
+    __shared__ alignas(8) u64 barriers[STAGES];
     __shared__ float heads[HEADS + 1][HEAD];  // the queries, and the new key
     __shared__ float maxima[WARPS][HEADS], totals[WARPS][HEADS], outputs[WARPS][HEADS][HEAD];
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, team = warp * TEAMS + lane / LANES, column = lane % LANES * 8;
@@ -87,21 +104,14 @@ extern "C" __global__ void __launch_bounds__(THREADS) grouped_step(const __grid_
     const int length = p.lengths[sequence], last = length - 1, first = max(0, length - p.window);
     const int *pages = p.page_table + (long long)sequence * p.page_stride;
 
-    // Tokens before the new one; those beyond are not read.
-    uint4 keys[AHEAD], values[AHEAD];
-    const auto fetch = [&](int from) {
-#pragma unroll
-        for (int i = 0; i < AHEAD; ++i) {
-            const int token = from + i * STRIDE + team;
-            if (token >= last) continue;
-            const bf16_bits *row = cache_row(p.cache, pages, p.page_elements, group, token) + column;
-            values[i] = *reinterpret_cast<const uint4 *>(row);
-            keys[i] = *reinterpret_cast<const uint4 *>(row + HEAD);
-        }
-    };
-#pragma unroll
-    for (int i = 0; i < AHEAD; ++i) keys[i] = values[i] = make_uint4(0, 0, 0, 0);
-    fetch(first);
+    const u32 stage = shared_address(memory), barrier = shared_address(barriers);
+    const int first_page = first / PAGE_SIZE, end_page = last > first ? (last - 1) / PAGE_SIZE + 1 : first_page;
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < STAGES; ++i) barrier_init(barrier + 8 * i, 1);
+        barrier_init_fence();
+        for (int i = 0; i < STAGES && first_page + i < end_page; ++i)
+            bring_page(p, pages, group, first_page + i, first, last, stage + i * STAGE_BYTES, barrier + 8 * i);
+    }
     grid_wait();
     grid_launch_dependents();
     if (length == 0) return;
@@ -151,44 +161,57 @@ extern "C" __global__ void __launch_bounds__(THREADS) grouped_step(const __grid_
     }
 
 #pragma unroll 1
-    for (int from = first; from < last; from += AHEAD * STRIDE) {
-        float s[AHEAD][HEADS], largest[HEADS];
+    for (int page = first_page; page < end_page; ++page) {
+        const int number = page - first_page, slot = number % STAGES;
+        barrier_wait(barrier + 8 * slot, number / STAGES & 1);
+        const u32 rows = stage + slot * STAGE_BYTES + column * 2;
+#pragma unroll 1
+        for (int from = 0; from < PAGE_SIZE; from += AHEAD * STRIDE) {
+            float s[AHEAD][HEADS], largest[HEADS];
+            bool seen[AHEAD];
 #pragma unroll
-        for (int head = 0; head < HEADS; ++head) largest[head] = state.largest[head];
-#pragma unroll
-        for (int i = 0; i < AHEAD; ++i) {
-            score(q, keys[i], s[i]);
-            const bool seen = from + i * STRIDE + team < last;
-#pragma unroll
-            for (int head = 0; head < HEADS; ++head) {
-                if (!seen) s[i][head] = -infinity();
-                largest[head] = fmaxf(largest[head], s[i][head]);
-            }
-        }
-#pragma unroll
-        for (int head = 0; head < HEADS; ++head) {
-            const float subtract = largest[head] == -infinity() ? 0.0f : largest[head];
-            const float factor = exp2_approximate(state.largest[head] - subtract);
-            state.largest[head] = largest[head];
-            state.sum[head] *= factor;
+            for (int head = 0; head < HEADS; ++head) largest[head] = state.largest[head];
 #pragma unroll
             for (int i = 0; i < AHEAD; ++i) {
-                s[i][head] = exp2_approximate(s[i][head] - subtract);
-                state.sum[head] += s[i][head];
+                const int in_page = from + i * STRIDE + team, token = page * PAGE_SIZE + in_page;
+                seen[i] = in_page < PAGE_SIZE && token >= first && token < last;
+                score(q, seen[i] ? load_shared_16(rows + in_page * ROW_BYTES + 2 * HEAD) : make_uint4(0, 0, 0, 0), s[i]);
+#pragma unroll
+                for (int head = 0; head < HEADS; ++head) {
+                    if (!seen[i]) s[i][head] = -infinity();
+                    largest[head] = fmaxf(largest[head], s[i][head]);
+                }
             }
 #pragma unroll
-            for (int i = 0; i < 8; ++i) state.output[head][i] *= factor;
+            for (int head = 0; head < HEADS; ++head) {
+                const float subtract = largest[head] == -infinity() ? 0.0f : largest[head];
+                const float factor = exp2_approximate(state.largest[head] - subtract);
+                state.largest[head] = largest[head];
+                state.sum[head] *= factor;
+#pragma unroll
+                for (int i = 0; i < AHEAD; ++i) {
+                    s[i][head] = exp2_approximate(s[i][head] - subtract);
+                    state.sum[head] += s[i][head];
+                }
+#pragma unroll
+                for (int i = 0; i < 8; ++i) state.output[head][i] *= factor;
+            }
+#pragma unroll
+            for (int i = 0; i < AHEAD; ++i) {
+                float v[8];
+                unpack(
+                    seen[i] ? load_shared_16(rows + (from + i * STRIDE + team) * ROW_BYTES) : make_uint4(0, 0, 0, 0), v);
+#pragma unroll
+                for (int head = 0; head < HEADS; ++head)
+#pragma unroll
+                    for (int j = 0; j < 8; ++j) state.output[head][j] += s[i][head] * v[j];
+            }
         }
-#pragma unroll
-        for (int i = 0; i < AHEAD; ++i) {
-            float v[8];
-            unpack(values[i], v);
-#pragma unroll
-            for (int head = 0; head < HEADS; ++head)
-#pragma unroll
-                for (int j = 0; j < 8; ++j) state.output[head][j] += s[i][head] * v[j];
+        if (page + STAGES < end_page) {
+            __syncthreads();  // all have done with the buffer
+            if (threadIdx.x == 0)
+                bring_page(p, pages, group, page + STAGES, first, last, stage + slot * STAGE_BYTES, barrier + 8 * slot);
         }
-        fetch(from + AHEAD * STRIDE);
     }
 
 #pragma unroll

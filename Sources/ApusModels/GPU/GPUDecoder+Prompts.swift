@@ -21,7 +21,7 @@ extension GPUDecoder {
             try memory.write(rows, tokens: rows.map(\.tokens[0]), lengths: lengths.map { Int32($0) })
             for chunk in chunks(rows) { try run(chunk, of: rows) }
             try choose(
-                rows: rows.count, x: memory.lastRows.address, squares: memory.lastSquares.address, squareParts: 1,
+                rows: rows.count, x: memory.lastRows.address, squares: memory.lastSquares.address,
                 lengths: memory.lengths, givesLogits: logits)
             batch.lengths = lengths.map { $0 + 1 }
             batch.rooms = rows.map { min(limits.tokens, $0.pages.count * Self.pageSize) }
@@ -72,6 +72,7 @@ extension GPUDecoder {
         // Rows that end here become the head's.
         let ending = zip(chunk, starts).filter { $0.0.first + $0.0.count == rows[$0.0.row].tokens.count }
         guard let first = ending.first else { return }
+        let parts = squareParts(rows: rows.count)
         let last = try stream.upload(ending.map { Int32($0.1 + $0.0.count - 1) })
         try pick(rows: last.address, count: ending.count, into: first.0.row)
     }
@@ -79,9 +80,10 @@ extension GPUDecoder {
     /// Rows of the residual stream become those that the head reads, from its row `target` on.
     func pick(rows: UInt64, count: Int, into target: Int) throws {
         try kernels.pick.launch(
-            grid: CUDAExtent(count), block: 256, on: stream, .buffer(memory.residual), .value(rows),
-            .buffer(weights.finalNorm), .value(memory.lastRows.address + UInt64(target * shape.width * 2)),
-            .value(memory.lastSquares.address + UInt64(target * 4)), .value(Int32(shape.width)))
+            grid: CUDAExtent(ending.count), block: 256, on: stream, .buffer(memory.residual), .buffer(last),
+            .buffer(weights.finalNorm), .value(memory.lastRows.address + UInt64(first.0.row * shape.width * 2)),
+            .value(memory.lastSquares.address + UInt64(first.0.row * parts * 4)), .value(Int32(parts)),
+            .value(Int32(shape.width)))
     }
 
     private func attend(

@@ -88,20 +88,24 @@ extension GPUDecoder {
 
     /// The products of a step.
     private func products(rows: Int) -> [CUDARowProduct] {
-        [
-            product(shape.width, shape.projected, rows, .store, norm: true),
+        let parts = squareParts(rows: rows)
+        return [
+            product(shape.width, shape.projected, rows, .store, parts: parts),
             product(shape.attended, shape.width, rows, .add),
-            product(shape.width, 2 * shape.inner, rows, .swiglu, norm: true),
+            product(shape.width, 2 * shape.inner, rows, .swiglu, parts: parts),
             product(shape.inner, shape.width, rows, .add),
-            product(shape.width, shape.vocabulary, rows, .choose, norm: true),
+            product(shape.width, shape.vocabulary, rows, .choose, parts: parts),
         ]
     }
 
+    /// Parts in which the sums of squares of a step's rows are kept.
+    func squareParts(rows: Int) -> Int { product(shape.inner, shape.width, rows, .add).squareParts }
+
     private func product(
-        _ width: Int, _ outputs: Int, _ rows: Int, _ epilogue: CUDARowProduct.Epilogue, norm: Bool = false
+        _ width: Int, _ outputs: Int, _ rows: Int, _ epilogue: CUDARowProduct.Epilogue, parts: Int = 0
     ) -> CUDARowProduct {
         CUDARowProduct(
-            width: width, outputs: outputs, rows: rows, epilogue: epilogue, hasNorm: norm,
+            width: width, outputs: outputs, rows: rows, epilogue: epilogue, inputParts: parts,
             multiprocessors: stream.device.multiprocessorCount)
     }
 
@@ -109,26 +113,26 @@ extension GPUDecoder {
     private func queueStep(_ key: GraphKey, lengths: UInt64? = nil) throws {
         let rows = key.sequences
         let lengths = lengths ?? memory.lengths
-        try embed(tokens: memory.tokens, rows: rows)
+        let parts = squareParts(rows: rows)
+        try embed(tokens: memory.tokens, rows: rows, squareParts: parts)
         if key.isSplit { try splitAttention.schedule(lengths: lengths, batch: rows, on: stream) }
-        var squareParts = 1
         for layer in 0..<shape.layers {
-            try queueAttention(layer, rows: rows, squareParts: squareParts, lengths: lengths, isSplit: key.isSplit)
-            squareParts = (shape.width + 15) / 16
-            try queueFeedForward(layer, rows: rows, squareParts: squareParts)
+            try queueAttention(layer, rows: rows, squareParts: parts, lengths: lengths, isSplit: key.isSplit)
+            try queueFeedForward(layer, rows: rows, squareParts: parts)
         }
         try choose(
-            rows: rows, x: memory.normed.address, squares: memory.squares.address, squareParts: squareParts,
-            lengths: lengths, givesLogits: key.givesLogits)
+            rows: rows, x: memory.normed.address, squares: memory.squares.address, lengths: lengths,
+            givesLogits: key.givesLogits)
     }
 
     /// The tokens' embeddings into the residual stream, and the first layer's norm begun.
-    func embed(tokens: UInt64, rows: Int) throws {
+    func embed(tokens: UInt64, rows: Int, squareParts: Int = 1) throws {
         try kernels.embed.launch(
             grid: CUDAExtent(rows), block: 256, attributes: [.overlapsPredecessor], on: stream, .value(tokens),
             .buffer(weights.embedding), .value(Float(configuration.embeddingScale)),
             .buffer(weights.layers[0].attentionNorm), .buffer(memory.residual), .buffer(memory.normed),
-            .buffer(memory.squares), .value(Int32(shape.width)), .value(Int32(shape.vocabulary)))
+            .buffer(memory.squares), .value(Int32(squareParts)), .value(Int32(shape.width)),
+            .value(Int32(shape.vocabulary)))
     }
 
     private func queueAttention(
@@ -139,10 +143,9 @@ extension GPUDecoder {
             x: memory.normed.address, weight: layer.projection.address, rows: rows)
         operands.bias = layer.projectionBias?.address ?? 0
         operands.squares = memory.squares.address
-        operands.squareParts = Int32(squareParts)
         operands.epsilon = Float(configuration.normEpsilon)
         operands.out = memory.projected.address
-        try product(shape.width, shape.projected, rows, .store, norm: true).launch(operands, on: stream)
+        try product(shape.width, shape.projected, rows, .store, parts: squareParts).launch(operands, on: stream)
 
         let heads = heads(layer: index, withBias: false)
         let pages = pages(layer: index)
@@ -170,10 +173,9 @@ extension GPUDecoder {
         var operands = CUDARowProduct.Operands(x: memory.normed.address, weight: layer.gateUp.address, rows: rows)
         operands.bias = layer.gateUpBias?.address ?? 0
         operands.squares = memory.squares.address
-        operands.squareParts = Int32(squareParts)
         operands.epsilon = Float(configuration.normEpsilon)
         operands.out = memory.inner.address
-        try product(shape.width, 2 * shape.inner, rows, .swiglu, norm: true).launch(operands, on: stream)
+        try product(shape.width, 2 * shape.inner, rows, .swiglu, parts: squareParts).launch(operands, on: stream)
         let next = index + 1 < shape.layers ? weights.layers[index + 1].attentionNorm : weights.finalNorm
         try add(
             memory.inner.address, layer.down, bias: layer.downBias, width: shape.inner, rows: rows, nextNorm: next)
@@ -194,13 +196,12 @@ extension GPUDecoder {
 
     /// The head's products of `rows` normed rows, and the tokens chosen of them, into the state.
     func choose(
-        rows: Int, x: UInt64, squares: UInt64, squareParts: Int, lengths: UInt64, givesLogits: Bool
+        rows: Int, x: UInt64, squares: UInt64, lengths: UInt64, givesLogits: Bool
     ) throws {
-        let head = product(shape.width, shape.vocabulary, rows, .choose, norm: true)
+        let head = product(shape.width, shape.vocabulary, rows, .choose, parts: squareParts(rows: rows))
         precondition(head.candidates <= GPUDecoderMemory.candidates, "\(head.candidates) candidates a row")
         var operands = CUDARowProduct.Operands(x: x, weight: weights.head.address, rows: rows)
         operands.squares = squares
-        operands.squareParts = Int32(squareParts)
         operands.epsilon = Float(configuration.normEpsilon)
         operands.sums = givesLogits ? try memory.logits().address : 0
         operands.temperatures = memory.temperatures

@@ -52,7 +52,7 @@ final class GPUDecoderMemory: Sendable {
         logSumExp = try memory(rows, shape.heads * 4)
         gateUp = try memory(limits.chunk, 2 * shape.inner * 2)
         lastRows = try memory(most, shape.width * 2)
-        lastSquares = try memory(most, 4)
+        lastSquares = try memory(most, (shape.width + 15) / 16 * 4)
         best = try memory(most, Self.candidates * 4)
         bestIndex = try memory(most, Self.candidates * 4)
         rowCount = most
