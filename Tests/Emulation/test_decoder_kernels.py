@@ -204,7 +204,7 @@ def gumbel(seed, position, count):
         z = ((z ^ z >> 30) * 0xBF58476D1CE4E5B9) & mask
         z = ((z ^ z >> 27) * 0x94D049BB133111EB) & mask
         z ^= z >> 31
-        result.append(-np.log(-np.log(((z >> 40) + 0.5) * 2.0**-24)))
+        result.append(-np.log(-np.log1p(-((z >> 32) + 0.5) * 2.0**-32)))
     return np.array(result)
 
 

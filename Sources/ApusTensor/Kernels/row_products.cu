@@ -109,12 +109,15 @@ __device__ __forceinline__ void multiply_unit(
 }
 
 // Noise with which the largest of logits / temperature + noise is a sample: the same for a seed, a position and a token.
+//
+// -log of an exponential variable, -log(1 - u). Of u the small end makes the largest noise, and a float has bits there to
+// tell 2^-33 from 0: noise reaches 23, is finite, and few draws are alike.
 __device__ __forceinline__ float gumbel(u64 seed, int position, int token) {
     u64 z = seed + position * 0x9e3779b97f4a7c15ull + token * 0xd1b54a32d192ed03ull;
     z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
     z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
     z ^= z >> 31;
-    return -logf(-logf(((float)(u32)(z >> 40) + 0.5f) * 5.9604644775390625e-8f));
+    return -logf(-log1pf(-((float)(u32)(z >> 32) + 0.5f) * 2.3283064365386963e-10f));
 }
 
 // The larger of two candidates; of equal ones that of the lower index.
