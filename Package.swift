@@ -71,7 +71,8 @@ let package = Package(
         .target(
             name: "ApusTeaching",
             dependencies: [
-                "ApusReport", "ApusTensor", "ApusText", "ApusAttention", "ApusModels", "ApusTraining", "ApusEngine",
+                "ApusSynchronization", "ApusReport", "ApusTensor", "ApusText", "ApusAttention", "ApusModels",
+                "ApusTraining", "ApusEngine",
             ]),
         .target(
             name: "ApusServer",

@@ -33,6 +33,25 @@ import Testing
         #expect(throws: DecoderError.self) { try scorer.scores([[vocabulary]]) }
     }
 
+    /// The training form in packed batches scores as the decoder does.
+    @Test func batchesScoreAsTheDecoder() throws {
+        let checkpoint = try Checkpoints.open(Self.models.appending(path: "llama-reward").path)
+        let backend = CPUBackend(threads: 2)
+        let decoder = try Decoder(checkpoint: checkpoint, backend: backend)
+        let scorer = BatchScorer(
+            try TrainableDecoder(checkpoint, on: DifferentiableOperations(on: backend)), context: 64)
+        let vocabulary = Int32(decoder.configuration.vocabularySize)
+        let sequences = (1...40).map { length in (0..<Int32(length)).map { ($0 * 11 + Int32(length)) % vocabulary } }
+        let found = try scorer.scores(sequences)
+        let expected = try SequenceScorer(decoder).scores(sequences)
+        for (one, other) in zip(found, expected) { #expect(abs(one - other) <= 1e-5 * max(1, abs(other))) }
+        #expect(found.count == expected.count)
+        #expect(try scorer.scores([]) == [])
+        #expect(throws: RewardError.self) { try scorer.scores([Array(repeating: 1, count: 65)]) }
+        #expect(throws: DecoderError.self) { try scorer.scores([[1], [vocabulary]]) }
+        #expect(throws: DecoderError.self) { try scorer.scores([[]]) }
+    }
+
     @Test func aLanguageModelIsNoRewardModel() {
         #expect(throws: RewardError.self) { try RewardModel(path: Self.models.appending(path: "llama2").path) }
     }
@@ -68,6 +87,33 @@ import Testing
         let name = "broken"
         let values: [Double]
         func rewards(of outputs: [String], prompt: RewardPrompt) -> [Double] { values }
+    }
+
+    /// Gives the lengths of outputs of several prompts together.
+    private struct Together: RewardFunction {
+        let name = "together"
+        var factor = 1.0
+        func rewards(of outputs: [String], prompt: RewardPrompt) -> [Double] { [] }
+        func rewards(of groups: [RewardGroup]) -> [[Double]]? {
+            groups.map { $0.outputs.map { Double($0.count) * factor } }
+        }
+    }
+
+    @Test func rewardsOfSeveralPromptsComeTogether() throws {
+        let prompt = RewardPrompt(.text("?"), answer: "ab")
+        let groups = [["ab", "c"], ["def"]].enumerated().map {
+            RewardGroup(index: $0 + 30, prompt: prompt, outputs: $1)
+        }
+        #expect(try ExactAnswer().rewards(of: groups) == nil)
+        #expect(try ExactAnswer().checkedRewards(of: groups) == [[1, 0], [0]])
+        #expect(try Together().checkedRewards(of: groups) == [[2, 1], [3]])
+        #expect(try WeightedReward([(2, ExactAnswer())]).rewards(of: groups) == nil)
+        let sum = WeightedReward([(10, ExactAnswer()), (0.5, Together())])
+        #expect(try sum.checkedRewards(of: groups) == [[11, 0.5], [1.5]])
+        let error = #expect(throws: RewardError.self) {
+            _ = try Together(factor: .infinity).checkedRewards(of: groups)
+        }
+        #expect("\(try #require(error))".contains("output 0 of prompt 30"))
     }
 
     @Test func aRewardThatIsNoNumberNamesItsPrompt() throws {

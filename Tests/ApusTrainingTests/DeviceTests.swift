@@ -20,6 +20,29 @@ import Testing
         #expect(error?.description.contains("training.device") == true)
     }
 
+    @Test func outputsAreDrawnOnTheCPUOrWhereThePolicyIsTrained() throws {
+        func recipe(_ rollouts: String, _ training: String, _ more: String = "") throws -> Recipe {
+            try Recipe.parse(
+                """
+                task: rloo
+                model: {from: m}
+                policy_gradient: {prompts: [p], reward: [exact], rollout_device: \(rollouts)\(more)}
+                training: {device: \(training)}
+                """, name: "test")
+        }
+        for (rollouts, training) in [("null", "cuda"), ("cpu", "cuda:1"), ("cuda:1", "cuda:1"), ("cpu", "cpu")] {
+            #expect(try recipe(rollouts, training).policyGradient.rolloutDevice == Device(rollouts))
+        }
+        for (rollouts, training, more, key) in [
+            ("cuda", "cpu", "", "rollout_device"), ("cuda", "cuda:1", "", "rollout_device"),
+            ("cuda", "cuda", ", log_probabilities: engine", "log_probabilities"),
+        ] {
+            let error = #expect(throws: RecipeError.self) { _ = try recipe(rollouts, training, more) }
+            #expect(error?.description.contains("policy_gradient.\(key)") == true)
+        }
+        _ = try recipe("null", "cuda", ", log_probabilities: engine")
+    }
+
     @Test func ranksTrainOnCPUs() throws {
         let cpu = CPUBackend(threads: 1)
         #expect(try recipe("cpu").backend(cpu: cpu, ranks: 4) === cpu)

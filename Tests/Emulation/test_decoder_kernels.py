@@ -211,7 +211,7 @@ def gumbel(seed, position, count):
 class Steps(Case):
     @classmethod
     def setUpClass(cls):
-        names = ["embed_rows", "pick_rows", "choose_tokens", "swiglu_turns", "add_bias", "fill_uniform"]
+        names = ["embed_rows", "pick_rows", "choose_tokens", "swiglu_turns", "add_bias", "fill_uniform", "token_log_probabilities"]
         cls.kernels = emulate.kernels("decoder_step.cu", names)
 
     def test_rows_into_the_residual_stream(self):
@@ -244,6 +244,24 @@ class Steps(Case):
         self.assertEqual(lengths.tolist(), [4, 6, 0, 2])
         self.assertEqual(history[0].tolist(), [-1, -1, -1, 6, -1])
         self.assertTrue((history[1] == -1).all(), "position 5 is not in the history")
+
+    def test_log_probabilities_of_chosen_tokens(self):
+        for width in (3, 1000, 5004):
+            logits = array(self.normal(4, width) * 5)
+            logits[1, :2] = [90, -np.inf]
+            tokens, lengths = array([1, 0, 2, 2], np.int32), array([3, 6, 0, 1], np.int32)
+            found = array(np.full((4, 5), 7))
+            self.twice(
+                lambda seed, lazy=False: self.kernels["token_log_probabilities"](
+                    4, 1024, logits, tokens, lengths, found, 5, width, seed=seed), found)
+            wide_logits = logits.astype(np.float64)
+            sums = np.log(np.exp(wide_logits - wide_logits.max(1, keepdims=True)).sum(1)) + wide_logits.max(1)
+            expected = wide_logits[np.arange(4), tokens] - sums
+            self.assertLess(abs(found[0, 2] - expected[0]), 2e-6 * max(1, abs(expected[0])))
+            self.assertLess(abs(found[3, 0] - expected[3]), 2e-6 * max(1, abs(expected[3])))
+            others = found.copy()
+            others[0, 2] = others[3, 0] = 7
+            self.assertTrue((others == 7).all(), "position 5 is not kept, and a row of length 0 does not exist")
 
     def test_swiglu_and_biases(self):
         x, bias = to_bf16(self.normal(5, 48)), array(self.normal(48))

@@ -12,8 +12,10 @@ extension GPUDecoder {
 
     /// Appends each row's tokens to its pages and chooses the token after them; afterwards the rows are the batch that
     /// ``advance(steps:logits:)`` goes on with.
-    /// - Parameter logits: whether those after the last tokens are kept.
-    public func start(_ rows: [Row], logits: Bool = false) throws {
+    /// - Parameters:
+    ///   - logits: whether those after the last tokens are kept.
+    ///   - logProbabilities: whether those of the chosen tokens are kept, for ``chosen(_:)``.
+    public func start(_ rows: [Row], logits: Bool = false, logProbabilities: Bool = false) throws {
         try check(rows)
         guard !rows.isEmpty else { return }
         try batch.withLock { batch in
@@ -22,7 +24,8 @@ extension GPUDecoder {
             for chunk in chunks(rows) { try run(chunk, of: rows) }
             try choose(
                 rows: rows.count, x: memory.lastRows.address, squares: memory.lastSquares.address, squareParts: 1,
-                lengths: memory.lengths, givesLogits: logits)
+                lengths: memory.lengths, givesLogits: logits || logProbabilities)
+            if logProbabilities { try rate(rows: rows.count, lengths: memory.lengths) }
             batch.lengths = lengths.map { $0 + 1 }
             batch.rooms = rows.map { min(limits.tokens, $0.pages.count * Self.pageSize) }
         }

@@ -4,7 +4,7 @@ import ApusTensor
 /// Steps in which each sequence gets one token.
 extension GPUDecoder {
     /// Numbers of sequences that graphs are recorded for: a step of fewer runs the next larger one.
-    static func bucket(_ sequences: Int) -> Int {
+    package static func bucket(_ sequences: Int) -> Int {
         if sequences <= 8 { return [1, 2, 4, 8].first { $0 >= sequences }! }
         let step = sequences <= 64 ? 16 : 64
         return (sequences + step - 1) / step * step
@@ -34,9 +34,11 @@ extension GPUDecoder {
     }
 
     /// Runs steps one after the other: each appends the token chosen last to every sequence and chooses the next.
-    /// - Parameter logits: whether those of the last step are kept.
+    /// - Parameters:
+    ///   - logits: whether those of the last step are kept.
+    ///   - logProbabilities: whether those of the chosen tokens are kept, of every step, for ``chosen(_:)``.
     /// - Throws: ``GPUDecoderError/limit(name:found:limit:)`` where a sequence's pages would not hold its tokens.
-    public func advance(steps: Int = 1, logits: Bool = false) throws {
+    public func advance(steps: Int = 1, logits: Bool = false, logProbabilities: Bool = false) throws {
         try batch.withLock { batch in
             guard !batch.lengths.isEmpty else { return }
             // The last step appends the token at `length + steps - 1`.
@@ -49,7 +51,7 @@ extension GPUDecoder {
                 let longest = (batch.lengths.max() ?? 0) + step
                 let key = GraphKey(
                     sequences: sequences, isSplit: isSplit(sequences: sequences, longest: longest),
-                    givesLogits: logits && step == steps - 1)
+                    givesLogits: logits && step == steps - 1 || logProbabilities, ratesTokens: logProbabilities)
                 try graph(key, &batch).launch(on: stream)
             }
             for index in batch.lengths.indices { batch.lengths[index] += steps }
@@ -78,6 +80,7 @@ extension GPUDecoder {
         let sources = products(rows: key.sequences).map(\.source)
         CPUBackend.shared.concurrently(sources.count) { _ = try? modules.module(for: sources[$0]) }
         if key.givesLogits { _ = try memory.logits() }
+        if key.ratesTokens { _ = try memory.logProbabilities() }
         // A step over no sequences: lengths of 0 leave cache, tokens and lengths as they are.
         let lengths = try CUDABuffer(byteCount: key.sequences * 4, stream: stream)
         try stream.fill(lengths, with: 0)
@@ -120,6 +123,16 @@ extension GPUDecoder {
         try choose(
             rows: rows, x: memory.normed.address, squares: memory.squares.address, squareParts: squareParts,
             lengths: lengths, givesLogits: key.givesLogits)
+        if key.ratesTokens { try rate(rows: rows, lengths: lengths) }
+    }
+
+    /// Log-probabilities of the tokens that ``choose(rows:x:squares:squareParts:lengths:givesLogits:)`` has chosen, from the
+    /// logits that it has kept.
+    func rate(rows: Int, lengths: UInt64) throws {
+        try kernels.rate.launch(
+            grid: CUDAExtent(rows), block: 1024, attributes: [.overlapsPredecessor], on: stream,
+            .buffer(try memory.logits()), .value(memory.tokens), .value(lengths),
+            .buffer(try memory.logProbabilities()), .value(Int32(limits.tokens)), .value(Int32(shape.vocabulary)))
     }
 
     /// The tokens' embeddings into the residual stream, and the first layer's norm begun.

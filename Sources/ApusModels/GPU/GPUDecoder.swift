@@ -102,6 +102,7 @@ public final class GPUDecoder: Sendable {
         let sequences: Int
         let isSplit: Bool
         let givesLogits: Bool
+        let ratesTokens: Bool
     }
 
     private init(
@@ -183,6 +184,37 @@ public final class GPUDecoder: Sendable {
         }
     }
 
+    /// A decoder of a model that is trained on a GPU, with its weights as they are now; ``takeWeights(of:)`` takes later ones.
+    ///
+    /// Both queue their work on one stream, so that each sees what the other has queued before it.
+    /// - Throws: ``GPUDecoderError`` for models that the kernels do not serve or that are trained elsewhere, `CUDAError`.
+    public convenience init(training model: TrainableDecoder, limits: Limits) throws {
+        guard let backend = model.operations.backend as? CUDABackend, model.ranks == nil else {
+            throw GPUDecoderError.unsupported(
+                name: "a model that is being trained", found: model.ranks == nil ? "one on the CPU" : "a part of one",
+                expected: "a whole one on a GPU")
+        }
+        try self.init(model.configuration, limits: limits, stream: backend.stream) { _ in
+            let weights = try GPUDecoderWeights(uninitialized: model.configuration, stream: backend.stream)
+            try weights.take(model, by: backend.operations)
+            return weights
+        }
+    }
+
+    /// Goes on with the weights of the model that it was made of, as they are now: matrices rounded to bf16, as the trainer
+    /// rounds them for its products. What the pages hold was computed with the old ones.
+    ///
+    /// Precondition: it was made by ``init(training:limits:)`` of this model.
+    public func takeWeights(of model: TrainableDecoder) throws {
+        let backend = model.operations.backend as? CUDABackend
+        precondition(
+            backend?.stream === stream && model.configuration == configuration, "weights of a model of its own stream")
+        try batch.withLock { batch in
+            try weights.take(model, by: operations)
+            (batch.lengths, batch.rooms) = ([], [])
+        }
+    }
+
     /// The first page of a layer.
     func cacheAddress(layer: Int) -> UInt64 {
         cache.address + UInt64(layer * pageCount * attention.format.pageBytes)
@@ -222,6 +254,18 @@ public final class GPUDecoder: Sendable {
         let all: [Int32] = try stream.download(memory.history, count: count * limits.tokens)
         return (0..<count).map {
             Array(all[($0 * limits.tokens + range.lowerBound)..<($0 * limits.tokens + range.upperBound)])
+        }
+    }
+
+    /// The tokens chosen at positions `ranges[i]` of sequence i, and their natural log-probabilities where steps were asked
+    /// to keep them. Waits.
+    public func chosen(_ ranges: [Range<Int>]) throws -> [(tokens: [Int32], logProbabilities: [Float])] {
+        let count = ranges.count * limits.tokens
+        let tokens: [Int32] = try stream.download(memory.history, count: count)
+        let rated: [Float] = try stream.download(try memory.logProbabilities(), count: count)
+        return ranges.enumerated().map { index, range in
+            let places = index * limits.tokens + range.lowerBound..<index * limits.tokens + range.upperBound
+            return (Array(tokens[places]), Array(rated[places]))
         }
     }
 

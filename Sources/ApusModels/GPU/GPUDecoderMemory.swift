@@ -25,6 +25,8 @@ final class GPUDecoderMemory: Sendable {
     private let vocabulary: Int
     private let stream: CUDAStream
     private let keptLogits = Locked<CUDABuffer?>(nil)
+    private let keptLogProbabilities = Locked<CUDABuffer?>(nil)
+    private let tokensKept: Int
 
     /// The most candidates of a row that blocks of the head leave.
     static let candidates = 1024
@@ -33,6 +35,7 @@ final class GPUDecoderMemory: Sendable {
         sequences = limits.sequences
         pageStride = (limits.tokens + GPUDecoder.pageSize - 1) / GPUDecoder.pageSize
         vocabulary = shape.vocabulary
+        tokensKept = limits.tokens
         self.stream = stream
         // Rows: a step's are rounded up to a number that a graph is recorded for.
         let most = GPUDecoder.bucket(limits.sequences)
@@ -92,10 +95,15 @@ final class GPUDecoderMemory: Sendable {
     }
 
     /// Memory of logits, taken when they are first asked for.
-    func logits() throws -> CUDABuffer {
-        try keptLogits.withLock { kept in
+    func logits() throws -> CUDABuffer { try taken(keptLogits, floats: rowCount * vocabulary) }
+
+    /// `[sequence][position]`: log-probabilities of chosen tokens, taken when they are first asked for.
+    func logProbabilities() throws -> CUDABuffer { try taken(keptLogProbabilities, floats: rowCount * tokensKept) }
+
+    private func taken(_ place: Locked<CUDABuffer?>, floats: Int) throws -> CUDABuffer {
+        try place.withLock { kept in
             if let kept { return kept }
-            let made = try CUDABuffer(byteCount: rowCount * vocabulary * 4, stream: stream)
+            let made = try CUDABuffer(byteCount: floats * 4, stream: stream)
             kept = made
             return made
         }
@@ -104,13 +112,15 @@ final class GPUDecoderMemory: Sendable {
 
 /// The kernels of `decoder_step.cu`, found once: looking one up hashes its source.
 struct GPUDecoderKernels: Sendable {
-    let embed: CUDAKernel, pick: CUDAKernel, choose: CUDAKernel, swiglu: CUDAKernel, addBias: CUDAKernel
+    let embed: CUDAKernel, pick: CUDAKernel, choose: CUDAKernel, rate: CUDAKernel, swiglu: CUDAKernel
+    let addBias: CUDAKernel
 
     init(_ device: CUDADevice) throws {
         let module = try device.modules.module(for: KernelSources.source("decoder_step.cu"))
         embed = try module.kernel("embed_rows")
         pick = try module.kernel("pick_rows")
         choose = try module.kernel("choose_tokens")
+        rate = try module.kernel("token_log_probabilities")
         swiglu = try module.kernel("swiglu_turns")
         addBias = try module.kernel("add_bias")
     }

@@ -107,20 +107,36 @@ extension GPUDecoderWeights {
 extension GPUDecoderWeights {
     /// Random weights: matrices uniform with a deviation of about 0.02, norms 1, biases 0.
     convenience init(random model: DecoderConfiguration, seed: UInt64, stream: CUDAStream) throws {
-        let shape = try GPUDecoderShape(model)
         let fill = try stream.device.modules.kernel("fill_uniform", in: KernelSources.source("decoder_step.cu"))
         var drawn = seed
-        func matrix(_ rows: Int, _ columns: Int) throws -> CUDABuffer {
+        try self.init(model) { rows, columns in
             let buffer = try CUDABuffer(byteCount: rows * columns * 2, stream: stream)
             drawn = drawn &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
             try fill.launch(
                 grid: 1024, block: 256, on: stream, .buffer(buffer), .value(Int64(rows * columns)), .value(drawn),
                 .value(Float(0.035)))
             return buffer
-        }
-        func vector(_ count: Int, _ value: Float = 1) throws -> CUDABuffer {
+        } vector: { count, value in
             try stream.upload([Float](repeating: value, count: count))
         }
+    }
+
+    /// Memory for the weights of a model.
+    convenience init(uninitialized model: DecoderConfiguration, stream: CUDAStream) throws {
+        try self.init(model) { rows, columns in
+            try CUDABuffer(byteCount: rows * columns * 2, stream: stream)
+        } vector: { count, _ in
+            try CUDABuffer(byteCount: count * 4, stream: stream)
+        }
+    }
+
+    /// Weights in buffers that are made for them.
+    /// - Parameter vector: makes float32 vectors of a length; the value is what changes nothing.
+    private convenience init(
+        _ model: DecoderConfiguration, matrix: (_ rows: Int, _ columns: Int) throws -> CUDABuffer,
+        vector: (_ count: Int, _ value: Float) throws -> CUDABuffer
+    ) throws {
+        let shape = try GPUDecoderShape(model)
         func bias(_ isThere: Bool, _ count: Int) throws -> CUDABuffer? { isThere ? try vector(count, 0) : nil }
         let embedding = try matrix(shape.vocabulary, shape.width)
         let layers = try (0..<shape.layers).map { _ in
@@ -132,13 +148,69 @@ extension GPUDecoderWeights {
                 gateUp: try matrix(2 * shape.inner, shape.width),
                 gateUpBias: try bias(model.feedForwardBias, 2 * shape.inner),
                 down: try matrix(shape.width, shape.inner), downBias: try bias(model.feedForwardBias, shape.width),
-                attentionNorm: try vector(shape.width), feedForwardNorm: try vector(shape.width),
-                queryNorm: model.queryKeyNorm ? try vector(shape.headWidth) : nil,
-                keyNorm: model.queryKeyNorm ? try vector(shape.headWidth) : nil)
+                attentionNorm: try vector(shape.width, 1), feedForwardNorm: try vector(shape.width, 1),
+                queryNorm: model.queryKeyNorm ? try vector(shape.headWidth, 1) : nil,
+                keyNorm: model.queryKeyNorm ? try vector(shape.headWidth, 1) : nil)
         }
         self.init(
             embedding: embedding,
             head: model.tiesEmbeddings ? embedding : try matrix(shape.vocabulary, shape.width),
             finalNorm: try vector(shape.width, Float(model.logitScale)), layers: layers)
+    }
+}
+
+// MARK: From training
+
+extension GPUDecoderWeights {
+    /// Queues copies of a model's values on the stream that it is trained on; matrices are rounded to bf16.
+    func take(_ model: TrainableDecoder, by operations: CUDAOperations) throws {
+        let configuration = model.configuration
+        func source(_ role: TensorRole) throws -> (address: UInt64, shape: Shape) {
+            let value = model.weights[role]!.value
+            guard let memory = value.storage.deviceMemory else {
+                throw CUDAError.launch(
+                    kernel: "any", problem: "\(model.names.name(of: role)): expected a tensor on a GPU, found none")
+            }
+            return (memory.address + UInt64(value.byteOffset), value.shape)
+        }
+        func matrices(_ roles: [TensorRole], to target: CUDABuffer) throws {
+            var place = CUDAArray(target.address, .bf16)
+            for role in roles {
+                let (address, shape) = try source(role)
+                try operations.convert(CUDAArray(address, .f32), to: place, count: shape.count)
+                place = place.advanced(by: shape.count)
+            }
+        }
+        func vectors(_ roles: [TensorRole], to target: CUDABuffer?) throws {
+            guard var place = target?.address else { return }
+            for role in roles {
+                let (address, shape) = try source(role)
+                try operations.copy(byteCount: shape.count * 4, from: address, to: place)
+                place += UInt64(shape.count * 4)
+            }
+        }
+        try matrices([.tokenEmbedding], to: embedding)
+        if !configuration.tiesEmbeddings { try matrices([.head], to: head) }
+        try vectors([.finalNorm], to: finalNorm)
+        // Of gate and up 8 rows are a row here.
+        let turn = 8 * configuration.hiddenSize
+        for (index, layer) in layers.enumerated() {
+            func role(_ part: LayerTensor) -> TensorRole { .layer(index, part) }
+            try matrices([role(.query), role(.key), role(.value)], to: layer.projection)
+            try vectors([role(.queryBias), role(.keyBias), role(.valueBias)], to: layer.projectionBias)
+            try matrices([role(.output)], to: layer.output)
+            try vectors([role(.outputBias)], to: layer.outputBias)
+            for (place, part) in [LayerTensor.gate, .up].enumerated() {
+                try operations.copyRows(
+                    try source(role(part)).address, stride: turn,
+                    to: CUDAArray(layer.gateUp.address, .bf16).advanced(by: place * turn), stride: 2 * turn,
+                    rows: configuration.feedForwardWidth / 8, columns: turn)
+            }
+            try matrices([role(.down)], to: layer.down)
+            try vectors([role(.attentionNorm)], to: layer.attentionNorm)
+            try vectors([role(.feedForwardNorm)], to: layer.feedForwardNorm)
+            try vectors([role(.queryNorm)], to: layer.queryNorm)
+            try vectors([role(.keyNorm)], to: layer.keyNorm)
+        }
     }
 }

@@ -14,6 +14,11 @@ public enum TrainingModelError: Error, Equatable, CustomStringConvertible {
 }
 
 extension TrainableDecoder {
+    /// Whether the training form has all that a model needs.
+    public static func trains(_ configuration: DecoderConfiguration) -> Bool {
+        (try? checkTrainable(configuration)) != nil
+    }
+
     /// Throws ``TrainingModelError`` for what the training form lacks.
     static func checkTrainable(_ configuration: DecoderConfiguration) throws {
         let lacks: [(Bool, String)] = [

@@ -16,6 +16,8 @@ public enum PolicyGradientError: Error, Equatable, CustomStringConvertible {
     case missing(key: String, task: String, needed: String)
     /// A state that a checkpoint holds cannot be gone on from.
     case state(String)
+    /// Log-probabilities of outputs by what draws on a GPU.
+    case engineLogProbabilities
     /// Every group of outputs had equal rewards, so there was nothing to learn from.
     case nothingToLearn(step: Int, groups: Int)
 
@@ -36,6 +38,9 @@ public enum PolicyGradientError: Error, Equatable, CustomStringConvertible {
                 + "cannot be told apart; give another one by data.chat_template"
         case .missing(let key, let task, let needed): "\(key): task \(task) needs \(needed), found none"
         case .state(let problem): "the checkpoint's state of the policy gradient: \(problem)"
+        case .engineLogProbabilities:
+            "policy_gradient.log_probabilities: expected trainer where outputs are drawn on a GPU, found engine; "
+                + "policy_gradient.rollout_device: cpu has both"
         case .nothingToLearn(let step, let groups):
             "step \(step): expected at least one prompt whose outputs differ in reward, found none among \(groups) groups"
         }

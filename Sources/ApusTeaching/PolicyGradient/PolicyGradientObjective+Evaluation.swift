@@ -10,13 +10,9 @@ extension PolicyGradientObjective {
             let order = PromptOrder(
                 count: materials.prompts.count, seed: DrawSeeds.seed(materials.seed, .normalization, 0))
             let prompts = (0..<min(settings.normalizationPrompts, materials.prompts.count)).map { order[$0] }
-            let drawn = try await draw(
-                prompts.map { materials.prompts[$0] }, samples: settings.normalizationSamples, .normalization)
-            let rewards = try zip(prompts, drawn).map { prompt, outputs in
-                let prompt = materials.prompts[prompt]
-                return try materials.reward.checkedRewards(
-                    of: outputs.map(\.text), prompt: prompt.prompt, index: prompt.index)
-            }
+            let asked = prompts.map { materials.prompts[$0] }
+            let drawn = try await draw(asked, samples: settings.normalizationSamples, .normalization)
+            let rewards = try materials.reward.checkedRewards(of: groups(asked, drawn))
             try shaping.normalize(by: rewards, prompts: prompts, of: materials.prompts.count)
             progress.normalization = (shaping.mean, shaping.deviation)
         }
@@ -48,10 +44,10 @@ extension PolicyGradientObjective {
         let held = materials.heldOut
         let drawn = try await draw(held, samples: materials.settings.evaluationSamples, .evaluation)
         func estimate(_ reward: any RewardFunction, shaped: Bool) throws -> PolicyEvaluation.Estimate {
-            PolicyEvaluation.Estimate(
-                byPrompt: try held.indices.map { place in
-                    var rewards = try reward.checkedRewards(
-                        of: drawn[place].map(\.text), prompt: held[place].prompt, index: held[place].index)
+            let found = try reward.checkedRewards(of: groups(held, drawn))
+            return PolicyEvaluation.Estimate(
+                byPrompt: held.indices.map { place in
+                    var rewards = found[place]
                     if shaped { rewards = shaping.shaped(rewards, prompt: place, of: held.count) }
                     return rewards.reduce(0, +) / Double(rewards.count)
                 })
@@ -66,6 +62,7 @@ extension PolicyGradientObjective {
             let under = PolicyForward.figures(
                 reference, sequences.map { (prompt: $0.0, tokens: $0.1) },
                 microBatchTokens: materials.settings.microBatchTokens)
+            try reference.operations.backend.check()
             let sums = zip(outputs, under).map { output, reference in
                 zip(output.logProbabilities, reference.logProbabilities).reduce(0.0) {
                     $0 + Double($1.0) - Double($1.1)

@@ -31,7 +31,7 @@ extension PolicyGradientObjective {
             }
         }
         let start = ContinuousClock.now
-        let outputs = learn(from: groups)
+        let outputs = try learn(from: groups)
         report(first, outputs, seconds, preparation: (ContinuousClock.now - start).inSeconds)
         return PolicyBatch(number: number, groups: outputs)
     }
@@ -79,10 +79,10 @@ extension PolicyGradientObjective {
             seconds.rollout += (end - start).inSeconds
             seconds.reward += (ContinuousClock.now - end).inSeconds
         }
-        return try zip(wanted, drawn).map { request, outputs in
-            let prompt = materials.prompts[request.prompt]
-            let raw = try materials.reward.checkedRewards(
-                of: outputs.map(\.text), prompt: prompt.prompt, index: prompt.index)
+        let raw = try materials.reward.checkedRewards(
+            of: groups(wanted.map { materials.prompts[$0.prompt] }, drawn))
+        return zip(zip(wanted, drawn), raw).map { drawn, raw in
+            let (request, outputs) = drawn
             var rewards = shaping.shaped(raw, prompt: request.prompt, of: materials.prompts.count)
             for (index, output) in outputs.enumerated() where !output.isComplete {
                 rewards[index] -= materials.settings.incompletePenalty
@@ -91,8 +91,13 @@ extension PolicyGradientObjective {
         }
     }
 
+    /// Outputs as rewards take them.
+    func groups(_ prompts: [PolicyPrompt], _ drawn: [[Rollout]]) -> [RewardGroup] {
+        zip(prompts, drawn).map { RewardGroup(index: $0.index, prompt: $0.prompt, outputs: $1.map(\.text)) }
+    }
+
     /// Log-probabilities, values and advantages of all outputs.
-    private func learn(from groups: [Group]) -> [[TrainingOutput]] {
+    private func learn(from groups: [Group]) throws -> [[TrainingOutput]] {
         var outputs = groups.map { group in
             group.outputs.map {
                 TrainingOutput(prompt: group.prompt, tokens: $0.tokens, drawn: $0.logProbabilities)
@@ -108,6 +113,7 @@ extension PolicyGradientObjective {
         let own =
             comparesOwn || valueHead != nil
             ? PolicyForward.figures(model, all, microBatchTokens: limit, values: valueHead) : nil
+        try model.operations.backend.check()
         var index = 0
         for group in outputs.indices {
             for place in outputs[group].indices {

@@ -3,7 +3,7 @@ import ApusTensor
 import ApusText
 import ApusTraining
 
-/// Policy gradients: outputs are drawn by an engine over the live weights, rewarded, and learnt from.
+/// Policy gradients: outputs are drawn with the live weights, rewarded, and learnt from.
 ///
 /// The tasks `rloo`, `grpo`, `reinforce` and `ppo` of recipes. A rollout serves `epochs` x `minibatches` optimiser steps.
 public final class PolicyGradientObjective: TrainingObjective {
@@ -45,7 +45,7 @@ public final class PolicyGradientObjective: TrainingObjective {
     }
 
     let model: TrainableDecoder
-    let engine: RolloutEngine
+    let engine: any RolloutSource
     let materials: Materials
     let valueHead: ValueHead?
     var shaping: RewardShaping
@@ -67,8 +67,8 @@ public final class PolicyGradientObjective: TrainingObjective {
         var differences: [Float] = []
     }
 
-    /// The objective of a model whose rollouts an engine draws.
-    public init(_ model: TrainableDecoder, engine: RolloutEngine, _ materials: Materials) {
+    /// The objective of a model whose outputs `engine` draws.
+    public init(_ model: TrainableDecoder, engine: any RolloutSource, _ materials: Materials) {
         self.model = model
         self.engine = engine
         self.materials = materials

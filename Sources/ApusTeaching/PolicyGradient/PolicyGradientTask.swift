@@ -34,10 +34,12 @@ public struct PolicyGradientTask: TrainingTask {
                 problem: "expected at least one prompt of at most \(settings.maxPromptTokens) tokens, found none")
         }
         // Rewards are opened before anything is drawn: a wrong path costs no time.
-        let reward = try RewardSpecification.sum(settings.reward, backend: context.backend)
-        let truth =
-            settings.groundTruth.isEmpty
-            ? nil : try RewardSpecification.sum(settings.groundTruth, backend: context.backend)
+        func rewards(_ texts: [String]) throws -> any RewardFunction {
+            try RewardSpecification.sum(texts, backend: context.backend, operations: context.operations)
+        }
+        let reward = try rewards(settings.reward)
+        let truth = settings.groundTruth.isEmpty ? nil : try rewards(settings.groundTruth)
+        let (drawsOnGPU, note) = try Self.placeOfRollouts(recipe, start.configuration)
         let reference = try PolicyReference.open(
             settings.kl > 0 ? settings.reference : nil, start: start, tokenizer: tokenizer)
         let endTokens = Self.endTokens(start, tokenizer)
@@ -46,16 +48,20 @@ public struct PolicyGradientTask: TrainingTask {
             tokenizer: tokenizer, tokenizerSource: source, vocabulary: tokenizer.idBound,
             endToken: tokenizer.namedTokens.eos, files: context.companionFiles(of: source),
             summary: "\(train.count) prompts to train on, \(held.count) held out",
-            notes: reader.leftOut > 0
-                ? ["\(reader.leftOut) prompts of more than \(settings.maxPromptTokens) tokens are left out"] : []
+            notes: (reader.leftOut > 0
+                ? ["\(reader.leftOut) prompts of more than \(settings.maxPromptTokens) tokens are left out"] : [])
+                + (note.map { [$0] } ?? [])
         ) { [train, held] model in
             let longest = (train + held).map(\.tokens.count).max() ?? 1
             let sequences = max(
                 settings.promptsPerRollout * settings.samples, held.count * settings.evaluationSamples)
-            let engine = try RolloutEngine(
-                model, tokenizer: tokenizer, chatTemplate: template, endTokens: endTokens,
-                sizes: RolloutEngine.Sizes(
-                    promptTokens: longest, outputTokens: settings.maxTokens, sequences: min(sequences, 256)))
+            let sizes = RolloutEngine.Sizes(
+                promptTokens: longest, outputTokens: settings.maxTokens, sequences: min(sequences, 256))
+            let engine: any RolloutSource =
+                drawsOnGPU
+                ? try GPURolloutEngine(model, tokenizer: tokenizer, endTokens: endTokens, sizes: sizes)
+                : try RolloutEngine(
+                    model, tokenizer: tokenizer, chatTemplate: template, endTokens: endTokens, sizes: sizes)
             return PolicyGradientObjective(
                 model, engine: engine,
                 PolicyGradientObjective.Materials(
@@ -63,6 +69,25 @@ public struct PolicyGradientTask: TrainingTask {
                     heldOut: held,
                     reference: settings.kl > 0 ? try PolicyReference.model(reference, on: model.operations) : nil))
         }
+    }
+
+    /// Whether outputs are drawn on the GPU that trains, and what people should know of it where they are not.
+    /// - Throws: `GPUDecoderError` where the recipe asks for a GPU whose decoder does not serve the policy.
+    package static func placeOfRollouts(
+        _ recipe: Recipe, _ policy: DecoderConfiguration
+    ) throws -> (isGPU: Bool, note: String?) {
+        let asked = recipe.policyGradient.rolloutDevice
+        guard recipe.training.device != .cpu, asked != .cpu else { return (false, nil) }
+        do {
+            try GPUDecoder.require(policy)
+        } catch {
+            guard asked == nil else { throw error }
+            return (false, "outputs are drawn on the CPU: \(error)")
+        }
+        guard recipe.policyGradient.logProbabilities == .trainer else {
+            return (false, "outputs are drawn on the CPU, whose engine policy_gradient.log_probabilities asks for")
+        }
+        return (true, nil)
     }
 
     /// Tokens that end an output: the configuration's, the generation configuration's and the tokenizer's.

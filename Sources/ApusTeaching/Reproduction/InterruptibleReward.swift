@@ -9,4 +9,9 @@ struct InterruptibleReward: RewardFunction {
         if shouldStop() { throw CancellationError() }
         return try reward.rewards(of: outputs, prompt: prompt)
     }
+
+    func rewards(of groups: [RewardGroup]) throws -> [[Double]]? {
+        if shouldStop() { throw CancellationError() }
+        return try reward.rewards(of: groups)
+    }
 }

@@ -6,9 +6,45 @@ public protocol RewardFunction: Sendable {
     /// Rewards of outputs of one prompt, in order.
     /// - Throws: what went wrong; the caller names the prompt.
     func rewards(of outputs: [String], prompt: RewardPrompt) throws -> [Double]
+
+    /// Rewards of the outputs of several prompts, by prompt, where they come at less cost together; nil (the default) where
+    /// it makes no difference.
+    /// - Throws: ``RewardError`` that names the prompt; what has failed on a device.
+    func rewards(of groups: [RewardGroup]) throws -> [[Double]]?
+}
+
+/// The outputs of one prompt.
+public struct RewardGroup: Sendable {
+    /// The prompt's place, for messages.
+    public var index: Int
+    /// The prompt.
+    public var prompt: RewardPrompt
+    /// Its outputs.
+    public var outputs: [String]
+
+    /// Outputs that want rewards.
+    public init(index: Int, prompt: RewardPrompt, outputs: [String]) {
+        self.index = index
+        self.prompt = prompt
+        self.outputs = outputs
+    }
 }
 
 extension RewardFunction {
+    /// Nil.
+    public func rewards(of groups: [RewardGroup]) throws -> [[Double]]? { nil }
+
+    /// Rewards of the outputs of several prompts, by prompt: together where they come at less cost so. Each is a finite
+    /// number.
+    /// - Throws: as ``checkedRewards(of:prompt:index:)``, and what has failed on a device.
+    public func checkedRewards(of groups: [RewardGroup]) throws -> [[Double]] {
+        guard let found = try rewards(of: groups) else {
+            return try groups.map { try checkedRewards(of: $0.outputs, prompt: $0.prompt, index: $0.index) }
+        }
+        for (group, values) in zip(groups, found) { try check(values, of: group.outputs.count, index: group.index) }
+        return found
+    }
+
     /// As ``rewards(of:prompt:)``, and each of them is a finite number.
     /// - Throws: ``RewardError`` that names the prompt by its index; `CancellationError` where the reward throws it.
     public func checkedRewards(of outputs: [String], prompt: RewardPrompt, index: Int) throws -> [Double] {
@@ -20,14 +56,18 @@ extension RewardFunction {
         } catch {
             throw RewardError.failed(reward: name, prompt: index, problem: "\(error)")
         }
-        guard values.count == outputs.count else {
+        try check(values, of: outputs.count, index: index)
+        return values
+    }
+
+    private func check(_ values: [Double], of count: Int, index: Int) throws {
+        guard values.count == count else {
             throw RewardError.failed(
-                reward: name, prompt: index, problem: "expected \(outputs.count) rewards, found \(values.count)")
+                reward: name, prompt: index, problem: "expected \(count) rewards, found \(values.count)")
         }
         if let output = values.firstIndex(where: { !$0.isFinite }) {
             throw RewardError.notFinite(reward: name, prompt: index, output: output, found: values[output])
         }
-        return values
     }
 }
 
@@ -86,6 +126,20 @@ public struct WeightedReward: RewardFunction {
         for part in parts {
             for (index, value) in try part.reward.rewards(of: outputs, prompt: prompt).enumerated() {
                 sums[index] += part.weight * value
+            }
+        }
+        return sums
+    }
+
+    /// See ``RewardFunction/rewards(of:)``: nil where all of its parts say so.
+    public func rewards(of groups: [RewardGroup]) throws -> [[Double]]? {
+        let together = try parts.map { try $0.reward.rewards(of: groups) }
+        guard together.contains(where: { $0 != nil }) else { return nil }
+        var sums = groups.map { [Double](repeating: 0, count: $0.outputs.count) }
+        for (part, found) in zip(parts, together) {
+            let values = try found ?? part.reward.checkedRewards(of: groups)
+            for group in sums.indices {
+                for (index, value) in values[group].enumerated() { sums[group][index] += part.weight * value }
             }
         }
         return sums

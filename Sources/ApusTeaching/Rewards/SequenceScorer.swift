@@ -2,9 +2,19 @@ import ApusAttention
 import ApusModels
 import ApusTensor
 
-/// Scores token sequences by a decoder with a score head of one label; what all sequences of a call begin with is computed
-/// once.
-public struct SequenceScorer: Sendable {
+/// Scores token sequences by a model with a score head of one label.
+package protocol SequenceScoring: Sendable {
+    /// Holds a sequence against the model's limits.
+    /// - Throws: ``RewardError/tooLong(tokens:limit:)``, `DecoderError`.
+    func check(_ tokens: [Int32]) throws
+
+    /// Scores at the last token of each sequence, in order.
+    /// - Throws: as ``check(_:)``; what fails on a device.
+    func scores(_ sequences: [[Int32]]) throws -> [Double]
+}
+
+/// Scores by a decoder; what all sequences of a call begin with is computed once.
+public struct SequenceScorer: SequenceScoring {
     /// The network.
     public let decoder: Decoder
     /// Tokens of a sequence at most.
@@ -20,14 +30,16 @@ public struct SequenceScorer: Sendable {
         self.context = context ?? min(decoder.configuration.maxPositions, 4096)
     }
 
+    package func check(_ tokens: [Int32]) throws {
+        guard tokens.count <= context else { throw RewardError.tooLong(tokens: tokens.count, limit: context) }
+        try decoder.check(tokens)
+    }
+
     /// Scores at the last token of each sequence, in order.
     /// - Throws: ``RewardError/tooLong(tokens:limit:)``, `DecoderError`.
     public func scores(_ sequences: [[Int32]]) throws -> [Double] {
         guard let first = sequences.first else { return [] }
-        for tokens in sequences {
-            guard tokens.count <= context else { throw RewardError.tooLong(tokens: tokens.count, limit: context) }
-            try decoder.check(tokens)
-        }
+        for tokens in sequences { try check(tokens) }
         // At least the last token of each is computed apart.
         let longest = sequences.map(\.count).max()!
         var common = 0

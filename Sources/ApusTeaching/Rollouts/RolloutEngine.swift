@@ -3,12 +3,13 @@ import ApusModels
 import ApusTensor
 import ApusText
 
-/// Draws outputs from a model that is being trained, by an ``Engine`` that reads the weights where training keeps them.
+/// Draws outputs from a model that is being trained, on the CPU, by an ``Engine`` that reads the weights where training keeps
+/// them.
 ///
-/// Outputs are drawn from the policy itself: temperature 1, no filters. Float32 weights are shared with training, not copied
-/// (latent attention keeps a copy of its up-projections, cut into heads, which ``refresh()`` makes anew). Between the change
-/// of weights and the next ``draw(_:)`` stands a ``refresh()``: what the cache holds was computed with the old ones.
-public final class RolloutEngine {
+/// Float32 weights are shared with training, not copied (latent attention keeps a copy of its up-projections, cut into heads,
+/// which ``refresh()`` makes anew; of a model on a GPU all is copied). What the cache held before a ``refresh()`` was computed
+/// with the old ones.
+public final class RolloutEngine: RolloutSource {
     /// Sizes of an engine for rollouts.
     public struct Sizes: Sendable, Equatable {
         /// Tokens of a prompt at most.
@@ -23,6 +24,17 @@ public final class RolloutEngine {
             self.promptTokens = promptTokens
             self.outputTokens = outputTokens
             self.sequences = sequences
+        }
+
+        /// Tokens of a prompt and its output.
+        /// - Throws: ``PolicyGradientError/promptsDoNotFit(context:prompt:output:)``.
+        func context(of model: TrainableDecoder) throws -> Int {
+            let limit = model.configuration.maxPositions
+            guard promptTokens + outputTokens <= limit else {
+                throw PolicyGradientError.promptsDoNotFit(
+                    context: limit, prompt: promptTokens, output: outputTokens)
+            }
+            return promptTokens + outputTokens
         }
     }
 
@@ -40,11 +52,7 @@ public final class RolloutEngine {
         _ model: TrainableDecoder, tokenizer: Tokenizer, chatTemplate: ChatTemplate?, endTokens: Set<Int32>,
         sizes: Sizes
     ) throws {
-        let context = sizes.promptTokens + sizes.outputTokens
-        guard context <= model.configuration.maxPositions else {
-            throw PolicyGradientError.promptsDoNotFit(
-                context: model.configuration.maxPositions, prompt: sizes.promptTokens, output: sizes.outputTokens)
-        }
+        let context = try sizes.context(of: model)
         self.model = model
         self.sizes = sizes
         policy = LanguageModel(

@@ -1,5 +1,5 @@
-// What a decoder's step does beside products and attention: rows into the residual stream, the choice of tokens, SwiGLU of
-// gate and up that lie by turns.
+// What a decoder's step does beside products and attention: rows into the residual stream, the choice of tokens and their
+// log-probabilities, SwiGLU of gate and up that lie by turns.
 //
 // Floor: a launch's latency; for many rows, what is read and written once over the bandwidth.
 #include "rows.cuh"
@@ -85,6 +85,48 @@ extern "C" __global__ void __launch_bounds__(THREADS) choose_tokens(
     tokens[row] = index;
     if (length < history_stride) history[(long long)row * history_stride + length] = index;
     lengths[row] = length + 1;
+}
+
+#define WIDE_THREADS 1024
+#define LOG2_E 1.4426950408889634f
+
+// The natural log-probability of each row's token under the logits it was chosen of, after choose_tokens: a block a row.
+// Each thread keeps the largest logit so far and the sum of exponentials over it (Milakov and Gimelshein 2018).
+extern "C" __global__ void __launch_bounds__(WIDE_THREADS) token_log_probabilities(
+    const float *logits, const int *tokens, const int *lengths, float *log_probabilities, int stride, int vocabulary
+) {
+    __shared__ float maxima[WIDE_THREADS / 32], sums[WIDE_THREADS / 32];
+    grid_wait();
+    grid_launch_dependents();
+    const long long row = blockIdx.x;
+    const int position = lengths[row] - 1;
+    if (position < 0 || position >= stride) return;
+    const float *x = logits + row * vocabulary;
+    const bool wide = vocabulary % N == 0 && aligned(logits);
+    // A finite start, so that rows of minus infinity subtract nothing infinite from it.
+    float maximum = -3.4e38f, sum = 0.0f;
+#pragma unroll 4
+    for (int i = threadIdx.x * N; i < vocabulary; i += WIDE_THREADS * N) {
+        float values[N];
+        load(x, i, vocabulary, wide, values);
+        float largest = maximum;
+#pragma unroll
+        for (int j = 0; j < N; ++j)
+            if (i + j < vocabulary) largest = fmaxf(largest, values[j]);
+        sum *= exp2_approximate((maximum - largest) * LOG2_E);
+        maximum = largest;
+#pragma unroll
+        for (int j = 0; j < N; ++j)
+            if (i + j < vocabulary) sum += exp2_approximate((values[j] - maximum) * LOG2_E);
+    }
+    float all = maximum;
+#pragma unroll
+    for (int i = 16; i > 0; i /= 2) all = fmaxf(all, __shfl_xor_sync(FULL_WARP, all, i));
+    if (threadIdx.x % 32 == 0) maxima[threadIdx.x / 32] = all;
+    __syncthreads();
+    for (int i = 0; i < WIDE_THREADS / 32; ++i) all = fmaxf(all, maxima[i]);
+    sum = group_sum<WIDE_THREADS>(sum * exp2_approximate((maximum - all) * LOG2_E), sums);
+    if (threadIdx.x == 0) log_probabilities[row * stride + position] = x[tokens[row]] - all - logf(sum);
 }
 
 // silu(gate) up, of rows in which 8 elements of the gate and 8 of up lie by turns; `bias` likewise, or none.

@@ -1,3 +1,5 @@
+import ApusTensor
+
 extension Recipe {
     /// What a policy gradient, or DPO, is told.
     public struct PolicyGradient: Sendable, Equatable {
@@ -25,6 +27,8 @@ extension Recipe {
         public var maxTokens = 128
         /// Tokens of a prompt at most; longer ones are left out.
         public var maxPromptTokens = 256
+        /// Where outputs are drawn; nil: where the policy is trained, if what draws there serves it.
+        public var rolloutDevice: Device?
         /// Optimiser steps that a rollout's outputs are gone through, each in `minibatches`.
         public var epochs = 1
         /// Parts of a rollout that make a step each.
@@ -107,6 +111,10 @@ extension Recipe {
         RecipeField(
             "policy_gradient.max_prompt_tokens", \.policyGradient.maxPromptTokens, .impossible,
             "tokens of a prompt at most; prompts with more are left out"),
+        RecipeField(
+            "policy_gradient.rollout_device", \.policyGradient.rolloutDevice, .trajectory,
+            "where outputs are drawn: cpu, or the GPU of training.device; null: training.device, and the CPU with a note where "
+                + "the GPU's decoder does not serve the policy"),
         RecipeField(
             "policy_gradient.epochs", \.policyGradient.epochs, .impossible,
             "times that the policy learns from a rollout"),
@@ -205,6 +213,12 @@ extension Recipe {
         ] { checks.require(key(name), value, "a number from 0 to 1") { $0 >= 0 && $0 <= 1 } }
         checks.require(key("validation_fraction"), p.validationFraction, "a number from 0 to below 1") {
             $0 >= 0 && $0 < 1
+        }
+        if let device = p.rolloutDevice, device != .cpu, device != training.device {
+            checks.add(key("rollout_device"), "cpu or training.device (\(training.device))", "\(device)")
+        }
+        if p.rolloutDevice.map({ $0 != .cpu }) == true, p.logProbabilities == .engine {
+            checks.add(key("log_probabilities"), "trainer, where outputs are drawn on a GPU", "engine")
         }
         if model.from == nil { checks.add("model.from", "a model to start from", "none") }
         if resolvedTask == .dpo {

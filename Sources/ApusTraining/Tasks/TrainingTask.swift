@@ -72,8 +72,10 @@ public struct TaskContext {
     public let start: (any Checkpoint)?
     /// Its Hugging Face folder; a GGUF file's model is expanded into one.
     public let startFolder: String?
-    /// Where the run computes.
+    /// Where the run computes what it computes on the CPU.
     public let backend: CPUBackend
+    /// Where the model is trained.
+    public let operations: DifferentiableOperations
     /// Told how far the preparation of data is.
     public let progress: (DataPreparation.Progress) -> Void
     /// The part of each batch that this process computes.
@@ -88,12 +90,13 @@ public struct TaskContext {
 
     /// Opens the model that the recipe starts from.
     init(
-        _ recipe: Recipe, backend: CPUBackend, share: BatchShare = .whole,
+        _ recipe: Recipe, backend: CPUBackend, operations: DifferentiableOperations, share: BatchShare = .whole,
         progress: @escaping (DataPreparation.Progress) -> Void
     ) throws {
         self.recipe = recipe
         self.share = share
         self.backend = backend
+        self.operations = operations
         self.progress = progress
         startFolder = try recipe.model.from.map {
             try Self.huggingFaceFolder($0, run: recipe.training.output, backend: backend)

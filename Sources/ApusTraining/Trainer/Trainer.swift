@@ -165,7 +165,8 @@ public final class Trainer {
                 parts = try await objective.microBatches(step: step)
             } catch {
                 if step > 0 { try saveCheckpoint(report) }
-                throw error
+                guard let error = error as? CUDAError else { throw error }
+                throw TrainerError.device(step: step + 1, error, lastCheckpoint: store?.latest?.path)
             }
             try report(.step(try makeStep(parts, since: start)))
             let isLast = step == settings.steps

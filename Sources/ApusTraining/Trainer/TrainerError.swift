@@ -47,8 +47,9 @@ public enum TrainerError: Error, Equatable, CustomStringConvertible {
             "task \(task) on \(ranks) ranks: expected pretrain or sft, whose batches ranks can share, or one process"
         case .device(let step, let error, let last):
             if case .outOfMemory = error {
-                "step \(step): \(error); a smaller data.batch_size with more data.accumulation, or "
-                    + "training.gradient_checkpointing, needs less; \(Self.advice(last))"
+                "step \(step): \(error); a smaller data.batch_size with more data.accumulation (of policy gradients a smaller "
+                    + "policy_gradient.micro_batch_tokens), or training.gradient_checkpointing, needs less; "
+                    + Self.advice(last)
             } else {
                 "step \(step): \(error); \(Self.advice(last))"
             }

@@ -72,15 +72,16 @@ public final class TrainingRun {
         }
         if let existing, start == .resume { try Self.checkResume(recipe, existing) }
         try files.createDirectory(atPath: folder, withIntermediateDirectories: true)
+        let operations = DifferentiableOperations(
+            on: device, compute: recipe.training.compute == .bf16 ? .bf16 : .f32)
         let context = try TaskContext(
-            recipe, backend: backend, share: replicas.map { BatchShare(of: $0) } ?? .whole, progress: progress)
+            recipe, backend: backend, operations: operations, share: replicas.map { BatchShare(of: $0) } ?? .whole,
+            progress: progress)
         let materials = try Self.task(recipe, task).prepare(context)
         tokenizer = materials.tokenizer
         summary = materials.summary
         notes = materials.notes
         let configuration = try Self.configuration(context, materials)
-        let operations = DifferentiableOperations(
-            on: device, compute: recipe.training.compute == .bf16 ? .bf16 : .f32)
 
         if start == .restart, isFirst { try? files.removeItem(atPath: checkpoints) }
         let store =

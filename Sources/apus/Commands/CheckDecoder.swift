@@ -3,6 +3,12 @@ import ApusTensor
 import ApusText
 import ArgumentParser
 
+#if canImport(FoundationEssentials)
+import FoundationEssentials
+#else
+import Foundation
+#endif
+
 /// `apus check decoder`.
 struct CheckDecoder: ParsableCommand {
     static let configuration = CommandConfiguration(
@@ -11,7 +17,8 @@ struct CheckDecoder: ParsableCommand {
         discussion: """
             Ragged prompts of 1, 3, 10 and 40 sequences, then steps: logits are compared, and steps that follow each other on \
             the GPU with single ones. Without a model: small ones with random weights, one of each kind that the kernels \
-            tell apart. Needs a Hopper GPU. Fails when a comparison does.
+            tell apart, and decoders that take their weights from models in training: against decoders of their checkpoints, \
+            and against the training form. Needs a Hopper GPU. Fails when a comparison does.
 
             EXAMPLES:
               apus check decoder
@@ -43,8 +50,39 @@ struct CheckDecoder: ParsableCommand {
         } else {
             for (name, configuration) in GPUDecoderCheck.shapes { try report(check.run(name, configuration)) }
         }
-        if json { try Terminal.out(JSONValue.array(outcomes.map(object)).serialized() + "\n") }
-        if !outcomes.allSatisfy(\.failures.isEmpty) { throw ExitCode.failure }
+        let trained = model == nil ? try checkTrained(seed: seed) : []
+        if json { try Terminal.out(JSONValue.array(outcomes.map(object) + trained.map(object)).serialized() + "\n") }
+        guard outcomes.allSatisfy(\.failures.isEmpty), trained.allSatisfy(\.failures.isEmpty) else {
+            throw ExitCode.failure
+        }
+    }
+
+    private func checkTrained(seed: UInt64) throws -> [GPUTrainedDecoderCheck.Outcome] {
+        let folder = FileManager.default.temporaryDirectory.appending(path: "apus-check-\(UUID().uuidString)")
+        try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
+        defer { try? FileManager.default.removeItem(at: folder) }
+        let check = GPUTrainedDecoderCheck(device: try CUDADevice.device(), seed: seed, folder: folder.path)
+        return try GPUTrainedDecoderCheck.shapes.map { name, configuration in
+            let outcome = try check.run(name, configuration)
+            guard !json else { return outcome }
+            try Terminal.out(
+                "\(outcome.failures.isEmpty ? "ok    " : "FAILED") \(name), weights in training: log-probabilities of "
+                    + "\(outcome.tokens) drawn tokens differ by \(scientific(outcome.meanDifference)) in the mean, 99 of 100 "
+                    + "by at most \(scientific(outcome.differenceOf99)); chi-square of \(outcome.draws) draws "
+                    + "\(fixed(outcome.chiSquare, 1)) of \(outcome.degrees) (seed \(seed))\n")
+            for failure in outcome.failures.prefix(4) { try Terminal.out("       \(failure)\n") }
+            return outcome
+        }
+    }
+
+    private func object(_ outcome: GPUTrainedDecoderCheck.Outcome) -> JSONValue {
+        [
+            "model": .string(outcome.name), "tokens": .integer(Int64(outcome.tokens)),
+            "meanDifference": .double(outcome.meanDifference), "differenceOf99": .double(outcome.differenceOf99),
+            "draws": .integer(Int64(outcome.draws)), "chiSquare": .double(outcome.chiSquare),
+            "degrees": .integer(Int64(outcome.degrees)),
+            "failures": .array(outcome.failures.map { .string($0) }),
+        ]
     }
 
     private func object(_ outcome: GPUDecoderCheck.Outcome) -> JSONValue {

@@ -36,6 +36,36 @@ import Testing
         }
     }
 
+    /// On a GPU outputs are drawn there, unless its decoder does not serve the policy or the recipe says otherwise.
+    @Test func whereOutputsAreDrawn() throws {
+        func place(
+            _ attention: RecipeAttention = .gqa, _ device: Device = .cuda(0), asked: Device? = nil,
+            logProbabilities: PolicyLogProbabilities = .trainer
+        ) throws -> (isGPU: Bool, note: String?) {
+            var recipe = Recipe()
+            recipe.model.attention = attention
+            recipe.training.device = device
+            recipe.policyGradient.rolloutDevice = asked
+            recipe.policyGradient.logProbabilities = logProbabilities
+            let policy = try recipe.model.decoderConfiguration(vocabulary: 100, maxPositions: 64)
+            return try PolicyGradientTask.placeOfRollouts(recipe, policy)
+        }
+        for (found, isGPU) in [
+            (try place(), true), (try place(.mha, asked: .cuda(0)), true), (try place(.gqa, .cpu), false),
+            (try place(asked: .cpu), false),
+        ] {
+            #expect(found.isGPU == isGPU)
+            #expect(found.note == nil)
+        }
+        for attention in [RecipeAttention.gta, .mla, .gla] {
+            let found = try place(attention)
+            #expect(!found.isGPU)
+            #expect(found.note?.contains("expected mha, gqa or mqa, found \(attention.rawValue)") == true)
+            #expect(throws: GPUDecoderError.self) { try place(attention, asked: .cuda(0)) }
+        }
+        #expect(try place(logProbabilities: .engine).note?.contains("log_probabilities") == true)
+    }
+
     /// Engine and trainer agree, before an update and after it, when the engine reads the new weights where they are.
     @Test(arguments: [RecipeAttention.mha, .mqa, .gqa, .gta, .mla, .gla])
     func logProbabilitiesAreTheTrainers(_ attention: RecipeAttention) async throws {

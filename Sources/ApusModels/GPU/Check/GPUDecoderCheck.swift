@@ -32,20 +32,22 @@ public struct GPUDecoderCheck {
         self.seed = seed
     }
 
+    /// A small Llama.
+    static func model(
+        _ heads: Int, _ groups: Int, _ head: Int, width: Int, inner: Int, vocabulary: Int, layers: Int = 3,
+        style: RotaryStyle = .halfSplit, _ change: (inout DecoderConfiguration) -> Void = { _ in }
+    ) -> DecoderConfiguration {
+        var model = DecoderConfiguration(
+            architecture: .llama, vocabularySize: vocabulary, hiddenSize: width, layerCount: layers,
+            queryHeads: heads, kvHeads: groups, headWidth: head, feedForwardWidth: inner,
+            rotary: RotaryConfiguration(width: head, style: style), maxPositions: 4096)
+        change(&model)
+        return model
+    }
+
     /// Small models with random weights, one of each kind that the kernels tell apart.
-    public static let shapes: [(name: String, configuration: DecoderConfiguration)] = {
-        func model(
-            _ heads: Int, _ groups: Int, _ head: Int, width: Int, inner: Int, vocabulary: Int, layers: Int = 3,
-            style: RotaryStyle = .halfSplit, _ change: (inout DecoderConfiguration) -> Void = { _ in }
-        ) -> DecoderConfiguration {
-            var model = DecoderConfiguration(
-                architecture: .llama, vocabularySize: vocabulary, hiddenSize: width, layerCount: layers,
-                queryHeads: heads, kvHeads: groups, headWidth: head, feedForwardWidth: inner,
-                rotary: RotaryConfiguration(width: head, style: style), maxPositions: 4096)
-            change(&model)
-            return model
-        }
-        return [
+    public static let shapes: [(name: String, configuration: DecoderConfiguration)] =
+        [
             (
                 "SmolLM2's layers",
                 model(9, 3, 64, width: 576, inner: 1536, vocabulary: 3000) { $0.tiesEmbeddings = true }
@@ -68,7 +70,6 @@ public struct GPUDecoderCheck {
             ("16 heads to a group", model(16, 1, 64, width: 512, inner: 1024, vocabulary: 1000)),
             ("heads of 96", model(4, 2, 96, width: 384, inner: 768, vocabulary: 1000)),
         ]
-    }()
 
     /// Checks a shape with random weights.
     public func run(_ name: String, _ configuration: DecoderConfiguration) throws -> [Outcome] {
