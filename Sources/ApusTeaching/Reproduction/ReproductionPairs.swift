@@ -44,11 +44,30 @@ struct ReproductionPairs {
 
     /// The pairs with the better side by a reward in front; those of equal reward are left out.
     static func labelled(_ pairs: [PreferencePair], by truth: any RewardFunction) throws -> [PreferencePair] {
-        try pairs.enumerated().compactMap { index, pair in
-            let rewards = try truth.checkedRewards(of: [pair.chosen, pair.rejected], prompt: pair.prompt, index: index)
+        try zip(pairs, rewards(of: pairs, by: truth)).compactMap { pair, rewards in
             guard rewards[0] != rewards[1] else { return nil }
             return rewards[0] > rewards[1]
                 ? pair : PreferencePair(prompt: pair.prompt, chosen: pair.rejected, rejected: pair.chosen)
+        }
+    }
+
+    /// Rewards of the chosen and the rejected side of each pair.
+    static func rewards(of pairs: [PreferencePair], by reward: any RewardFunction) throws -> [[Double]] {
+        try rewards(of: pairs.map { [$0.chosen, $0.rejected] }, to: pairs.map(\.prompt), by: reward)
+    }
+
+    /// Prompts whose outputs are rewarded together, so that a reward can stop in between.
+    private static let block = 256
+
+    /// Rewards of each prompt's outputs.
+    static func rewards(
+        of outputs: [[String]], to prompts: [RewardPrompt], by reward: any RewardFunction
+    ) throws -> [[Double]] {
+        try stride(from: 0, to: prompts.count, by: block).flatMap { first in
+            try reward.checkedRewards(
+                of: (first..<min(first + block, prompts.count)).map {
+                    RewardGroup(index: $0, prompt: prompts[$0], outputs: outputs[$0])
+                })
         }
     }
 
@@ -56,9 +75,8 @@ struct ReproductionPairs {
     static func amongOutputs(
         _ outputs: [[String]], of prompts: [RewardPrompt], by truth: any RewardFunction, limit: Int, seed: UInt64
     ) throws -> [PreferencePair] {
-        try zip(prompts, outputs).enumerated().flatMap { index, pair -> [PreferencePair] in
-            let (prompt, texts) = pair
-            let rewards = try truth.checkedRewards(of: texts, prompt: prompt, index: index)
+        try rewards(of: outputs, to: prompts, by: truth).enumerated().flatMap { index, rewards -> [PreferencePair] in
+            let (prompt, texts) = (prompts[index], outputs[index])
             let places = texts.indices.flatMap { one in (0..<one).map { (one, $0) } }.filter { one, other in
                 rewards[one] != rewards[other] && texts[one] != texts[other]
             }

@@ -21,6 +21,11 @@ extension ReproductionPlan {
             ("steps", steps),
             ("evaluateEvery", evaluateEvery), ("promptsPerStep", promptsPerStep), ("samples", samples),
         ] { object[name] = .integer(Int64(value)) }
+        if let policy {
+            object["policy"] = .string(policy)
+            object["rewardLearningRate"] = .double(rewardLearningRate)
+        }
+        if device != .cpu { object["device"] = .string(device.description) }
         return object
     }
 }

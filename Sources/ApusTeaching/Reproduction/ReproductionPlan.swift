@@ -1,3 +1,5 @@
+import ApusTensor
+
 /// Sizes of the reproduction of "What Makes a Reward Model a Good Teacher?" (arXiv 2503.15477) with a small policy.
 public struct ReproductionPlan: Sendable, Equatable {
     /// Text that the policy is pretrained on.
@@ -12,6 +14,10 @@ public struct ReproductionPlan: Sendable, Equatable {
     public var groundTruth = ["learned"]
     /// Everything is drawn from it.
     public var seed = 0
+    /// The policy, an instruction-tuned model that is neither pretrained nor fine-tuned here; nil for one of the sizes below.
+    public var policy: String?
+    /// Where models are trained, outputs drawn and reward models score.
+    public var device = Device.cpu
 
     /// Tokens of the vocabulary, trained on the books.
     public var vocabulary = 4096
@@ -40,6 +46,8 @@ public struct ReproductionPlan: Sendable, Equatable {
     public var pairsPerPrompt = 3
     /// Pairs that each reward model learns from, held-out ones included.
     public var pairs = 8000
+    /// A reward model's learning rate.
+    public var rewardLearningRate = 3e-4
     /// Epochs of a reward model at most; it stops where the accuracy on held-out pairs stops to rise.
     public var rewardEpochs = 2
     /// Shares of on-policy pairs, a reward model each.
@@ -74,6 +82,12 @@ public struct ReproductionPlan: Sendable, Equatable {
     public init(books: [String], preferences: [String]) {
         self.books = books
         self.preferences = preferences
+    }
+
+    /// Takes a model as the policy, with learning rates for one of its size.
+    public mutating func take(policy path: String) {
+        policy = path
+        (learningRate, rewardLearningRate) = (1e-5, 5e-5)
     }
 
     /// A reproduction of some minutes, whose figures are rough.

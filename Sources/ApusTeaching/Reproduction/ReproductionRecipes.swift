@@ -35,6 +35,7 @@ struct ReproductionRecipes {
               batch_size: \(max(1, 4096 / plan.sequenceLength))
             optimizer: {learning_rate: 3e-3}
             training:
+              device: \(plan.device)
               tokens: \(plan.pretrainingTokens)
               seed: \(plan.seed)
               evaluate_every: 0
@@ -49,12 +50,13 @@ struct ReproductionRecipes {
             model: {from: \(Self.quoted(base))}
             data:
               chat: \(quotedPath(chat))
-              chat_template: \(quotedPath("template.jinja"))
+              \(plan.policy == nil ? "chat_template: \(quotedPath("template.jinja"))" : "")
               validation_fraction: 0.05
               sequence_length: \(plan.sequenceLength)
               batch_size: \(max(1, 2048 / plan.sequenceLength))
-            optimizer: {learning_rate: 1e-3}
+            optimizer: {learning_rate: \(plan.policy == nil ? 1e-3 : 2e-5)}
             training:
+              device: \(plan.device)
               steps: \(plan.fineTuningSteps)
               seed: \(plan.seed)
               evaluate_every: 100
@@ -89,8 +91,9 @@ struct ReproductionRecipes {
             \(data)
               epochs: \(plan.rewardEpochs)
               validation_fraction: 0.1
-            optimizer: {learning_rate: 3e-4, weight_decay: 0.01}
+            optimizer: {learning_rate: \(plan.rewardLearningRate), weight_decay: 0.01}
             training:
+              device: \(plan.device)
               seed: \(plan.seed)
               evaluate_every: \(max(10, pairs / 64))
               checkpoint_every: 0
@@ -125,6 +128,7 @@ struct ReproductionRecipes {
             optimizer: {learning_rate: \(plan.learningRate), weight_decay: 0}
             schedule: {kind: constant, warmup_steps: 0}
             training:
+              device: \(plan.device)
               steps: \(plan.steps)
               seed: \(seed)
               evaluate_every: \(plan.evaluateEvery)

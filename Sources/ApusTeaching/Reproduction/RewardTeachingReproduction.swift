@@ -26,6 +26,8 @@ public struct RewardTeachingReproduction {
     private let folder: ReproductionFolder
     private let recipes: ReproductionRecipes
     private let backend: CPUBackend
+    /// A GPU's; nil on the CPU.
+    private let operations: DifferentiableOperations?
     private let shouldStop: @Sendable () -> Bool
     private let progress: (Progress) -> Void
 
@@ -33,7 +35,7 @@ public struct RewardTeachingReproduction {
     /// - Parameters:
     ///   - shouldStop: asked after every training step; what is done so far is kept.
     ///   - progress: told what goes on.
-    /// - Throws: ``ReproductionError/otherPlan(folder:key:expected:found:)``, file errors.
+    /// - Throws: ``ReproductionError/otherPlan(folder:key:expected:found:)``, file errors; `CUDAError` without its GPU.
     public init(
         _ plan: ReproductionPlan, folder path: String, on backend: CPUBackend = .shared,
         shouldStop: @escaping @Sendable () -> Bool = { false }, progress: @escaping (Progress) -> Void = { _ in }
@@ -42,6 +44,11 @@ public struct RewardTeachingReproduction {
         folder = try ReproductionFolder(path, plan: plan)
         recipes = ReproductionRecipes(plan: plan, folder: path)
         self.backend = backend
+        if case .cuda(let ordinal) = plan.device {
+            operations = DifferentiableOperations(on: try CUDABackend(ordinal: ordinal), compute: .bf16)
+        } else {
+            operations = nil
+        }
         self.shouldStop = shouldStop
         self.progress = progress
     }
@@ -51,7 +58,11 @@ public struct RewardTeachingReproduction {
     /// - Throws: `CancellationError` where it was stopped; what stages throw.
     public func run() async throws -> (result: ReproductionResult, report: String) {
         try folder.write("template.jinja", ReproductionRecipes.template)
-        try await train("pretraining on books", "base", try recipes.pretraining(output: "base"))
+        if let policy = plan.policy {
+            try expand(policy)
+        } else {
+            try await train("pretraining on books", "base", try recipes.pretraining(output: "base"))
+        }
         let pairs = try humanPairs()
         try await makePolicies(pairs)
         let groundTruth = try await makeGroundTruth(pairs)
@@ -106,15 +117,35 @@ public struct RewardTeachingReproduction {
         }
     }
 
+    private static let expanded = "given-policy"
+
+    /// A GGUF file's model as a Hugging Face folder, once for all runs.
+    private func expand(_ policy: String) throws {
+        guard policy.hasSuffix(".gguf"), !folder.has(Self.expanded) else { return }
+        progress(.stage("expanding \(policy)"))
+        _ = try CheckpointConverter(Checkpoints.open(policy), format: .f32, backend: backend).writeHuggingFace(
+            to: folder.file(Self.expanded))
+    }
+
+    /// The model of a run, or the policy that is given.
+    private func model(_ name: String) throws -> String {
+        guard let policy = plan.policy, name == policies[0] else { return try folder.model(name) }
+        return policy.hasSuffix(".gguf") ? folder.file(Self.expanded) : policy
+    }
+
     private func humanPairs() throws -> ReproductionPairs {
-        let tokenizer = try Checkpoints.open(try folder.model("base")).loadTokenizer()
-        let template = try ChatTemplate(source: ReproductionRecipes.template)
-        return try ReproductionPairs(plan, encoder: RewardEncoder(tokenizer: tokenizer, chatTemplate: template))
+        let base = try Checkpoints.open(plan.policy == nil ? folder.model("base") : model(policies[0]))
+        let given = plan.policy == nil ? nil : try base.chatTemplate()
+        return try ReproductionPairs(
+            plan,
+            encoder: RewardEncoder(
+                tokenizer: base.loadTokenizer(),
+                chatTemplate: ChatTemplate(source: given ?? ReproductionRecipes.template)))
     }
 
     private func makePolicies(_ pairs: ReproductionPairs) async throws {
-        let base = try folder.model("base")
-        for policy in policies {
+        let base = try plan.policy == nil ? folder.model("base") : model(policies[0])
+        for policy in policies where plan.policy == nil || policy != policies[0] {
             let chosen = pairs.train.filter {
                 policy == policies[0] || $0.chosen.split(whereSeparator: \.isWhitespace).count <= Self.terseWords
             }
@@ -150,18 +181,24 @@ public struct RewardTeachingReproduction {
         _ prompts: [RewardPrompt], from policy: String, samples: Int, store: String, _ title: String
     ) async throws -> [[String]] {
         progress(.stage(title))
-        let model = try LanguageModel.load(path: try folder.model(policy), backend: backend)
-        let engine = try Engine(model)
-        defer { engine.shutdown() }
         var sampling = SamplingPlan()
         sampling.outputs = samples
         sampling.maxTokens = plan.outputTokens
         sampling.seed = UInt64(plan.seed)
-        let drawn = try await PolicySampler(engine: engine, name: policy, plan: sampling).outputs(
-            of: prompts, store: folder.file(store)
-        ) { done, all in
+        func report(_ done: Int, _ all: Int) throws {
             if shouldStop() { throw CancellationError() }
             progress(.part(Double(done) / Double(all), "\(done) prompts"))
+        }
+        let drawn: PolicyOutputs
+        if let operations {
+            drawn = try GPUPolicySampler(
+                Checkpoints.open(model(policy)), name: policy, prompts: prompts, plan: sampling, on: operations
+            ).outputs(store: folder.file(store), progress: report)
+        } else {
+            let engine = try Engine(try LanguageModel.load(path: try model(policy), backend: backend))
+            defer { engine.shutdown() }
+            drawn = try await PolicySampler(engine: engine, name: policy, plan: sampling).outputs(
+                of: prompts, store: folder.file(store), progress: report)
         }
         return prompts.indices.map { drawn.texts($0) }
     }
@@ -169,7 +206,8 @@ public struct RewardTeachingReproduction {
     /// The sum of rewards as recipes name them.
     private func makeReward(_ names: [String]) throws -> any RewardFunction {
         InterruptibleReward(
-            reward: try RewardSpecification.sum(names, backend: backend), shouldStop: shouldStop)
+            reward: try RewardSpecification.sum(names, backend: backend, operations: operations),
+            shouldStop: shouldStop)
     }
 
     /// The name of the reward model from all human pairs in a plan's ground truth.
@@ -182,7 +220,7 @@ public struct RewardTeachingReproduction {
         try await train(
             "ground truth from \(human.train.count) human pairs", "ground-truth",
             try recipes.groundTruth(
-                pairs: human.train.count, from: try folder.model(policies[0]), output: "ground-truth"))
+                pairs: human.train.count, from: try model(policies[0]), output: "ground-truth"))
         let path = try folder.model("ground-truth")
         return plan.groundTruth.map { text in
             text.hasSuffix(Self.learned) ? text.dropLast(Self.learned.count) + path : text
@@ -191,7 +229,7 @@ public struct RewardTeachingReproduction {
 
     /// Trains the reward models; the perfectly accurate ones of low variance and the ground truth follow them.
     private func makeTeachers(_ pairs: Int, _ truth: [String]) async throws -> [Teacher] {
-        let policy = try folder.model(policies[0])
+        let policy = try model(policies[0])
         var teachers: [Teacher] = []
         for share in plan.shares {
             let percent = Int((share * 100).rounded())
@@ -220,14 +258,10 @@ public struct RewardTeachingReproduction {
             prompts, from: policy, samples: plan.measuredSamples, store: "measured-\(policy).jsonl",
             "drawing \(plan.measuredSamples) outputs of \(prompts.count) held-out prompts from the \(policy)")
         func rewards(_ reward: any RewardFunction) throws -> [[Double]] {
-            try prompts.indices.map { try reward.checkedRewards(of: outputs[$0], prompt: prompts[$0], index: $0) }
+            try ReproductionPairs.rewards(of: outputs, to: prompts, by: reward)
         }
         func margins(_ reward: any RewardFunction) throws -> [Double] {
-            try pairs.enumerated().map { index, pair in
-                let values = try reward.checkedRewards(
-                    of: [pair.chosen, pair.rejected], prompt: pair.prompt, index: index)
-                return values[0] - values[1]
-            }
+            try ReproductionPairs.rewards(of: pairs, by: reward).map { $0[0] - $0[1] }
         }
         progress(.stage("scoring by \(teachers.count) rewards"))
         var values: [(name: String, values: [[Double]])] = []
@@ -259,7 +293,7 @@ public struct RewardTeachingReproduction {
             let name = "\(policy)-\(estimator)-\(teacher.key)-seed-\(seed)"
             let recipe = try recipes.policyGradient(
                 estimator, teacher: teacher, groundTruth: teachers[teachers.count - 1].rewards, seed: seed,
-                from: try folder.model(policy), output: name)
+                from: try model(policy), output: name)
             try await train(
                 "\(estimator) of the \(policy) by \(teacher.name), seed \(seed)", name, recipe, keepsModel: false)
             let curve = try ReproductionResult.Curve(log: folder.file("\(name)/log.jsonl"), seed: seed)
@@ -270,7 +304,10 @@ public struct RewardTeachingReproduction {
 
     private func setting(_ pairs: Int) -> [(name: String, value: String)] {
         [
-            ("policy", "\(plan.layers) layers, width \(plan.hiddenSize), vocabulary \(plan.vocabulary)"),
+            (
+                "policy",
+                plan.policy ?? "\(plan.layers) layers, width \(plan.hiddenSize), vocabulary \(plan.vocabulary)"
+            ),
             ("ground truth", plan.groundTruth.joined(separator: " + ")), ("pairs a reward model", "\(pairs)"),
             ("measured", "\(plan.measuredPrompts) prompts x \(plan.measuredSamples) outputs"),
             ("policy gradient", "\(plan.steps) steps of \(plan.promptsPerStep) prompts x \(plan.samples) outputs"),

@@ -42,6 +42,27 @@ final class OutputStore {
         }
     }
 
+    /// Opens or makes the store of a policy's outputs.
+    /// - Parameter tokens: of all prompts.
+    /// - Throws: as ``init(path:setting:)``.
+    convenience init(path: String, policy: String, _ plan: SamplingPlan, _ tokens: [[Int32]]) throws {
+        // FNV-1a over all tokens: other prompts, or another template, are other outputs.
+        var digest: UInt64 = 0xcbf2_9ce4_8422_2325
+        for prompt in tokens {
+            for token in prompt + [-1] {
+                digest = (digest ^ UInt64(bitPattern: Int64(token))) &* 0x0000_0100_0000_01b3
+            }
+        }
+        try self.init(
+            path: path,
+            setting: [
+                "policy": .string(policy), "prompts": .string(String(digest, radix: 16)),
+                "outputsPerPrompt": .integer(Int64(plan.outputs)), "temperature": .double(plan.temperature),
+                "topP": .double(plan.topP), "maxTokens": .integer(Int64(plan.maxTokens)),
+                "seed": .string(String(plan.seed)),
+            ])
+    }
+
     func append(prompt: Int, _ outputs: [PolicyOutputs.Output]) throws {
         self.outputs[prompt] = outputs
         let rows: [JSONValue] = outputs.map {

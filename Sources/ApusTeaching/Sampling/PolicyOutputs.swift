@@ -13,6 +13,9 @@ public struct SamplingPlan: Sendable, Equatable {
 
     /// Ten outputs of at most 128 tokens at temperature 1.
     public init() {}
+
+    /// The seed of a prompt's first output; the others take those that follow it.
+    func seed(ofPrompt prompt: Int) -> UInt64 { seed &+ UInt64(prompt) &* 1_000_003 }
 }
 
 /// What a policy answered to some prompts.

@@ -36,7 +36,7 @@ public struct PolicySampler: Sendable {
         of prompts: [RewardPrompt], store path: String? = nil, progress: (Int, Int) throws -> Void = { _, _ in }
     ) async throws -> PolicyOutputs {
         let tokens = try prompts.map { try Self.tokens($0, engine.model) }
-        let store = try path.map { try OutputStore(path: $0, setting: setting(tokens)) }
+        let store = try path.map { try OutputStore(path: $0, policy: name, plan, tokens) }
         var outputs = store?.outputs ?? [:]
         let missing = prompts.indices.filter { outputs[$0] == nil }
         var result = PolicyOutputs(outputs: [])
@@ -61,30 +61,12 @@ public struct PolicySampler: Sendable {
         return result
     }
 
-    /// What outputs depend on.
-    private func setting(_ tokens: [[Int32]]) -> JSONObject {
-        // FNV-1a over all tokens: other prompts, or another template, are other outputs.
-        var digest: UInt64 = 0xcbf2_9ce4_8422_2325
-        for prompt in tokens {
-            for token in prompt + [-1] {
-                digest = (digest ^ UInt64(bitPattern: Int64(token))) &* 0x0000_0100_0000_01b3
-            }
-        }
-        return [
-            "policy": .string(name), "prompts": .string(String(digest, radix: 16)),
-            "outputsPerPrompt": .integer(Int64(plan.outputs)), "temperature": .double(plan.temperature),
-            "topP": .double(plan.topP), "maxTokens": .integer(Int64(plan.maxTokens)),
-            "seed": .string(String(plan.seed)),
-        ]
-    }
-
     private func draw(_ prompt: Int, _ tokens: [Int32]) async throws -> [PolicyOutputs.Output] {
         var sampling = SamplingParameters()
         sampling.temperature = plan.temperature
         sampling.topP = plan.topP
         sampling.maxTokens = plan.maxTokens
-        // Samples of one prompt take consecutive seeds.
-        sampling.seed = plan.seed &+ UInt64(prompt) &* 1_000_003
+        sampling.seed = plan.seed(ofPrompt: prompt)
         let stream = try engine.submit(
             GenerationRequest(id: "prompt \(prompt)", prompt: tokens, sampling: sampling, samples: plan.outputs))
         return try await stream.rollouts(plan.outputs, prompt: prompt).map {

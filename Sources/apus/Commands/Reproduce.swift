@@ -1,5 +1,6 @@
 import ApusTeaching
 import ApusTensor
+import ApusTraining
 import ArgumentParser
 
 /// `apus reproduce`: published experiments at a size that runs here.
@@ -22,6 +23,7 @@ struct ReproduceRewardTeaching: AsyncParsableCommand {
             EXAMPLES:
               apus reproduce reward-teaching --quick
               apus reproduce reward-teaching --books books.txt.zst --preferences a.jsonl --preferences b.jsonl.zst
+              apus reproduce reward-teaching --policy SmolLM2-135M-Instruct.gguf --device cuda --preferences a.jsonl
             """)
 
     @Option(parsing: .upToNextOption, help: "Text to pretrain on.", completion: .file())
@@ -32,6 +34,11 @@ struct ReproduceRewardTeaching: AsyncParsableCommand {
         name: .customLong("ground-truth"), parsing: .upToNextOption,
         help: "The fixed reward, in place of the built-in one.")
     var groundTruth: [String] = []
+    @Option(
+        help: "A model as the policy, a GGUF file or a Hugging Face folder, in place of a small one that is made.",
+        completion: .file())
+    var policy: String?
+    @Option(help: "Where everything is trained, drawn and scored: cpu, cuda or cuda:N.") var device = "cpu"
     @Option(help: "The folder of everything.") var output = "runs/reward-teaching"
     @Flag(help: "Small sizes: some minutes, rough figures.") var quick = false
     @Option(help: "Steps of each policy gradient.") var steps: Int?
@@ -48,6 +55,9 @@ struct ReproduceRewardTeaching: AsyncParsableCommand {
         ] {
             if let value, value < 1 { throw ValidationError("--\(name): expected at least 1, found \(value)") }
         }
+        if Device(device) == nil {
+            throw ValidationError("--device: expected cpu, cuda or cuda:N, found \(device)")
+        }
         if let learningRate, !(learningRate > 0 && learningRate.isFinite) {
             throw ValidationError("--learning-rate: expected a number > 0, found \(learningRate)")
         }
@@ -58,6 +68,8 @@ struct ReproduceRewardTeaching: AsyncParsableCommand {
             quick
             ? ReproductionPlan.quick(books: books, preferences: preferences)
             : ReproductionPlan(books: books, preferences: preferences)
+        if let policy { plan.take(policy: policy) }
+        plan.device = Device(device) ?? .cpu
         if !groundTruth.isEmpty { plan.groundTruth = groundTruth }
         if let steps {
             plan.steps = steps

@@ -41,7 +41,8 @@ struct RewardEvaluate: AsyncParsableCommand {
     @Option(help: "Prompts to use at most.") var maxPrompts: Int?
     @Option(help: "Outputs of each prompt.") var outputs = 10
     @Option(help: "Tokens of an output at most.") var maxTokens = 128
-    @Option(help: "Divides the policy's logits.") var temperature = 1.0
+    @Option(help: "Divides the policy's logits; on a GPU 1.") var temperature = 1.0
+    @Option(help: "Where outputs are drawn and reward models score: cpu or cuda.") var device = ComputeDevice.cpu
     @Option(help: "Of the draws and the resamples.") var seed: UInt64 = 0
     @Option(help: "Resamples of prompts for the intervals.") var resamples = 1000
     @Option(help: "Folder of the report, the JSON and the outputs.") var output = "reward-evaluation"
@@ -57,6 +58,9 @@ struct RewardEvaluate: AsyncParsableCommand {
         if !(temperature > 0 && temperature.isFinite) {
             throw ValidationError("--temperature: expected a number > 0, found \(temperature)")
         }
+        if device != .cpu, temperature != 1 {
+            throw ValidationError("--temperature: expected 1 on a GPU, found \(temperature)")
+        }
     }
 
     func run() async throws {
@@ -65,10 +69,15 @@ struct RewardEvaluate: AsyncParsableCommand {
         let pairs = try preferences.map { try PreferencePair.read($0) }
         let backend = CPUBackend(threads: threads)
         // Every reward is opened before the policy draws: a wrong path costs no time.
-        let rewards = try rewards.map { try RewardSpecification.reward($0, backend: backend) }
-        let truth = try groundTruth.map { try RewardSpecification.reward($0, backend: backend) }
+        let operations =
+            device == .cpu ? nil : DifferentiableOperations(on: try CUDABackend(), compute: .bf16)
+        func reward(_ text: String) throws -> any RewardFunction {
+            try RewardSpecification.reward(text, backend: backend, operations: operations)
+        }
+        let rewards = try rewards.map { try reward($0) }
+        let truth = try groundTruth.map { try reward($0) }
         try FileManager.default.createDirectory(atPath: output, withIntermediateDirectories: true)
-        let drawn = try await draw(prompts, backend)
+        let drawn = try await draw(prompts, backend, operations)
         let values = try rewards.map { try score($0, prompts, drawn) }
         let truthValues = try truth.map { try score($0, prompts, drawn) }
         let margins = try pairs.map { pairs in try rewards.map { try Self.margins($0, pairs) } }
@@ -86,20 +95,29 @@ struct RewardEvaluate: AsyncParsableCommand {
         try Terminal.out("\(evaluation.table)\n\(evaluation.reading)\nReport: \(output)/evaluation.html\n")
     }
 
-    private func draw(_ prompts: [RewardPrompt], _ backend: CPUBackend) async throws -> PolicyOutputs {
-        let model = try LanguageModel.load(path: policy, backend: backend)
+    private func draw(
+        _ prompts: [RewardPrompt], _ backend: CPUBackend, _ operations: DifferentiableOperations?
+    ) async throws -> PolicyOutputs {
         var plan = SamplingPlan()
         plan.outputs = outputs
         plan.maxTokens = maxTokens
         plan.temperature = temperature
         plan.seed = seed
-        let engine = try Engine(model)
-        defer { engine.shutdown() }
         let line = ProgressLine(label: "drawing outputs")
         defer { line.end() }
-        let drawn = try await PolicySampler(engine: engine, name: policy, plan: plan).outputs(
-            of: prompts, store: "\(output)/outputs.jsonl"
-        ) { line.update(Double($0) / Double($1)) }
+        let store = "\(output)/outputs.jsonl"
+        let drawn: PolicyOutputs
+        if let operations {
+            drawn = try GPUPolicySampler(
+                Checkpoints.open(policy), name: policy, prompts: prompts, plan: plan, on: operations
+            ).outputs(store: store) { line.update(Double($0) / Double($1)) }
+        } else {
+            let engine = try Engine(try LanguageModel.load(path: policy, backend: backend))
+            defer { engine.shutdown() }
+            drawn = try await PolicySampler(engine: engine, name: policy, plan: plan).outputs(
+                of: prompts, store: store
+            ) { line.update(Double($0) / Double($1)) }
+        }
         if drawn.drawnTokens > 0 {
             let rate = Double(drawn.drawnTokens) / drawn.seconds
             Terminal.error("\(drawn.drawnTokens) tokens drawn, \(fixed(rate, 0)) tokens/s\n")
@@ -112,20 +130,28 @@ struct RewardEvaluate: AsyncParsableCommand {
     ) throws -> [[Double]] {
         let line = ProgressLine(label: "scoring by \(reward.name)")
         defer { line.end() }
-        return try prompts.indices.map { prompt in
-            line.update(Double(prompt) / Double(prompts.count))
-            return try reward.checkedRewards(of: drawn.texts(prompt), prompt: prompts[prompt], index: prompt)
+        return try Self.rewards(
+            prompts.indices.map { RewardGroup(index: $0, prompt: prompts[$0], outputs: drawn.texts($0)) }, by: reward,
+            line)
+    }
+
+    /// Rewards of groups, a block at a time.
+    private static func rewards(
+        _ groups: [RewardGroup], by reward: any RewardFunction, _ line: ProgressLine
+    ) throws -> [[Double]] {
+        let block = 64
+        return try stride(from: 0, to: groups.count, by: block).flatMap { first in
+            line.update(Double(first) / Double(groups.count))
+            return try reward.checkedRewards(of: Array(groups[first..<min(first + block, groups.count)]))
         }
     }
 
     private static func margins(_ reward: any RewardFunction, _ pairs: [PreferencePair]) throws -> [Double] {
         let line = ProgressLine(label: "preferences by \(reward.name)")
         defer { line.end() }
-        return try pairs.enumerated().map { index, pair in
-            line.update(Double(index) / Double(pairs.count))
-            let values = try reward.checkedRewards(
-                of: [pair.chosen, pair.rejected], prompt: pair.prompt, index: index)
-            return values[0] - values[1]
-        }
+        return try rewards(
+            pairs.enumerated().map { RewardGroup(index: $0, prompt: $1.prompt, outputs: [$1.chosen, $1.rejected]) },
+            by: reward, line
+        ).map { $0[0] - $0[1] }
     }
 }
