@@ -1,5 +1,5 @@
-"""Compiles every kernel that gpu_check.py, training_attention.py, prefill.py and serving_rank.py may use into the cache folder
-named by APUS_CUBINS, in parallel.
+"""Compiles every kernel that gpu_check.py, training_attention.py, prefill.py, decoder_step.py and serving_rank.py may use into the
+cache folder named by APUS_CUBINS, in parallel.
 
 usage: APUS_CUBINS=folder precompile.py [processes] [beginnings of kernel names]; needs no GPU. Prints what does not compile.
 """
@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import sys
 
+import decoder_settings
 import nvrtc
 import prefill
 import serving_rank_settings
@@ -39,7 +40,12 @@ def jobs():
     decode |= {
         (nvrtc.KERNELS, "prefill", tuple(sorted(prefill_settings(g, page)[0].items())))
         for g, page in itertools.product(prefill.GEOMETRIES, prefill.PAGES)}
-    return sorted(decode | training_jobs() | serving_jobs())
+    return sorted(decode | training_jobs() | serving_jobs() | decoder_jobs())
+
+
+def decoder_jobs():
+    folder = lambda name: nvrtc.KERNELS if name.startswith("grouped") else nvrtc.TENSOR_KERNELS
+    return {(folder(name), name, tuple(sorted(definitions.items()))) for name, definitions in decoder_settings.jobs()}
 
 
 def serving_jobs():

@@ -45,9 +45,9 @@ struct KernelVariant: Sendable, CustomTestStringConvertible {
             let defines = GPUGroupedAttention.defines(format, rotated: rotated, style: style, norm: norm)
             return KernelVariant(file: "grouped_append.cu", defines: defines.mapValues(String.init))
         }
-        let warps = GPUGroupedAttention.stepWarps(geometry, blocks: blocks, multiprocessors: 132)
-        let defines = GPUGroupedAttention.stepDefines(format, rotated: rotated, style: style, norm: norm, warps: warps)
-        return KernelVariant(file: "grouped_step.cu", defines: defines.mapValues(String.init))
+        let settings = GPUGroupedAttention.StepSettings(
+            format, rotated: rotated, style: style, norm: norm, blocks: blocks, multiprocessors: 132)
+        return KernelVariant(file: "grouped_step.cu", defines: settings.defines.mapValues(String.init))
     }
 
     static let all: [KernelVariant] = try! [
@@ -58,6 +58,8 @@ struct KernelVariant: Sendable, CustomTestStringConvertible {
         grouped(.gqa(queryHeads: 32, kvHeads: 8, headWidth: 128), rotated: 128, norm: true, blocks: 8),
         grouped(.gqa(queryHeads: 64, kvHeads: 8, headWidth: 128), rotated: 128, blocks: 8),
         grouped(.gqa(queryHeads: 16, kvHeads: 2, headWidth: 256), rotated: 64, style: .interleaved, blocks: 2),
+        grouped(.gqa(queryHeads: 24, kvHeads: 8, headWidth: 192), rotated: 192, blocks: 800),
+        grouped(.gqa(queryHeads: 4, kvHeads: 2, headWidth: 96), rotated: 96, blocks: 8),
         grouped(.mha(queryHeads: 8, headWidth: 32), rotated: 32, blocks: 8),
         prefill(.gqa(queryHeads: 64, kvHeads: 4, headWidth: 128), page: 16),
         prefill(.gqa(queryHeads: 9, kvHeads: 3, headWidth: 64), page: 64),

@@ -353,6 +353,22 @@ inline bf16_bits emulated_bf16(float x) {
 
 inline u32 pack_bf16(float low, float high) { return emulated_bf16(low) | (u32)emulated_bf16(high) << 16; }
 
+inline float rounded(float x) { return bf16_to_float(emulated_bf16(x)); }
+inline u32 low_halves(u32 a, u32 b) { return (a & 0xffff) | b << 16; }
+inline u32 high_halves(u32 a, u32 b) { return a >> 16 | (b & 0xffff0000); }
+
+inline u32 transpose_matrix(u32 pair) {
+    const unsigned char *got = emulator::meet(0xffffffff, pair, [](auto in, auto out) {
+        bf16_bits matrix[8][8], transposed[8][8];
+        for (int lane = 0; lane < 32; ++lane) memcpy(&matrix[lane / 4][lane % 4 * 2], in[lane], 4);
+        for (int i = 0; i < 8; ++i)
+            for (int j = 0; j < 8; ++j) transposed[i][j] = matrix[j][i];
+        for (int lane = 0; lane < 32; ++lane) memcpy(out[lane], &transposed[lane / 4][lane % 4 * 2], 4);
+    });
+    memcpy(&pair, got, 4);
+    return pair;
+}
+
 inline unsigned char emulated_e4m3(float x) {
     if (x != x) return 0x7f;
     const unsigned char sign = std::signbit(x) ? 0x80 : 0;

@@ -21,7 +21,7 @@ class RowProduct(ctypes.Structure):
     _fields_ = [
         (name, ctypes.c_void_p)
         for name in ("x weight bias squares out sums next_weight next_squares temperatures seeds positions best best_index".split())]
-    _fields_ += [("rows", ctypes.c_int), ("outputs", ctypes.c_int), ("square_parts", ctypes.c_int), ("epsilon", ctypes.c_float)]
+    _fields_ += [("rows", ctypes.c_int), ("outputs", ctypes.c_int), ("epsilon", ctypes.c_float), ("unused", ctypes.c_int)]
 
 
 class GroupedStep(ctypes.Structure):
@@ -79,105 +79,132 @@ class Case(unittest.TestCase):
 
 
 # Width, rows of a block, tiles, warps, units staged, rows, outputs.
-PRODUCTS = [
+FEW = [
     (64, 8, 1, 1, 0, 1, 16), (576, 8, 1, 9, 0, 5, 64), (200, 8, 2, 3, 0, 8, 48), (576, 32, 2, 4, 3, 32, 80),
     (576, 16, 1, 4, 1, 19, 32), (136, 64, 2, 2, 1, 70, 64), (1536, 16, 1, 12, 0, 16, 32), (776, 8, 4, 3, 2, 3, 144)]
+# Width, columns, warpgroups, stages, rows, outputs.
+TALL = [
+    (64, 16, 1, 2, 1, 16), (576, 32, 1, 9, 64, 96), (200, 48, 1, 3, 70, 96), (576, 96, 2, 4, 150, 192), (136, 128, 2, 2, 40, 128),
+    (320, 16, 1, 2, 65, 64)]
+PRODUCTS = FEW + TALL
+PARTS = 37
+KINDS = ((1, STORE), (0, ADD), (1, SWIGLU), (1, CHOOSE))
 
 
 class Products(Case):
     @classmethod
     def setUpClass(cls):
-        emulate.prepare([
-            ("row_products.cu", "row_product", cls.definitions(shape, norm, epilogue))
-            for shape in PRODUCTS for norm, epilogue in ((1, STORE), (0, ADD), (1, SWIGLU), (1, CHOOSE))])
+        emulate.prepare([(*cls.names(shape), cls.definitions(shape, *kind)) for shape in PRODUCTS for kind in KINDS])
+
+    @staticmethod
+    def names(shape):
+        return ("row_products.cu", "row_product") if shape in FEW else ("tall_products.cu", "tall_product")
 
     @staticmethod
     def definitions(shape, norm, epilogue):
-        width, rows, tiles, warps, staged, _, _ = shape
-        return dict(WIDTH=width, ROWS=rows, TILES=tiles, WARPS=warps, NORM=norm, EPILOGUE=epilogue, ROUND=staged)
+        common = dict(WIDTH=shape[0], NORM=norm, EPILOGUE=epilogue, PARTS=PARTS)
+        if shape in FEW:
+            return common | dict(ROWS=shape[1], TILES=shape[2], WARPS=shape[3], ROUND=shape[4])
+        return common | dict(COLUMNS=shape[1], GROUPS=shape[2], STAGES=shape[3])
+
+    @staticmethod
+    def columns(shape):
+        """Outputs of a block, and those of which it leaves a part of the squares."""
+        return (16 * shape[2], 16) if shape in FEW else (shape[1], shape[1])
 
     def launch(self, shape, norm, epilogue, outputs, blocks=None, **arguments):
-        width, rows_of_block, tiles, warps, staged, rows, _ = shape
-        stage, sums = warps * staged * rows_of_block * 128, warps * tiles * rows_of_block // 8 * 512
-        kernel = emulate.Kernel(
-            "row_products.cu", "row_product", self.definitions(shape, norm, epilogue),
-            stage + sums if epilogue == CHOOSE else max(stage, sums))
-        p = RowProduct(rows=rows, outputs=outputs, epsilon=1e-5, **arguments)
-        grid = (blocks or -(-outputs // (16 * tiles)), -(-rows // rows_of_block), 1)
-        return lambda seed, lazy=False: kernel(grid, 32 * warps, p, seed=seed, lazy=lazy)
+        rows, columns = shape[-2], self.columns(shape)[0]
+        p = RowProduct(rows=rows, outputs=outputs, epsilon=1e-5, **{k: address(v) for k, v in arguments.items()})
+        blocks = blocks or -(-outputs // columns)
+        if shape in FEW:
+            _, rows_of_block, tiles, warps, staged = shape[:5]
+            stage, sums = warps * staged * rows_of_block * 128, warps * tiles * rows_of_block // 8 * 512
+            shared, threads, maps = stage + sums if epilogue == CHOOSE else max(stage, sums), 32 * warps, []
+        else:
+            width, _, groups, stages = shape[:4]
+            rows_of_block, threads = 64 * groups, 128 * groups + 32
+            shared = stages * (rows_of_block + columns) * 128
+            maps = [
+                emulate.tensor_map(p.x, (width, rows, 1), (width * 2, width * 2 * rows), (64, rows_of_block, 1)),
+                emulate.tensor_map(p.weight, (width, outputs, 1), (width * 2, width * 2 * outputs), (64, columns, 1))]
+        kernel = emulate.Kernel(*self.names(shape), self.definitions(shape, norm, epilogue), shared)
+        grid = (blocks, -(-rows // rows_of_block), 1)
+        return lambda seed, lazy=False: kernel(grid, threads, *maps, p, seed=seed, lazy=lazy)
+
+    @staticmethod
+    def odd(shape):
+        """Fewer outputs than blocks have: any for few rows, elsewhere a multiple of 8."""
+        return shape[-1] - (5 if shape in FEW else 8)
 
     def operands(self, shape, outputs=None):
-        width, rows, n = shape[0], shape[5], outputs or shape[6]
+        width, rows, n = shape[0], shape[-2], outputs or shape[-1]
         x, weight = to_bf16(self.normal(rows, width)), to_bf16(self.normal(n, width) / width**0.5)
         return x, weight, wide(x) @ wide(weight).T
 
-    def squares(self, rows, width, parts):
+    def squares(self, rows, width):
         """Parts of sums of squares, and the factors that follow."""
-        squares = array(self.random.uniform(0.5, 2, (rows, parts)))
+        squares = array(self.random.uniform(0.5, 2, (rows, PARTS)))
         return squares, 1 / np.sqrt(squares.astype(np.float64).sum(1, keepdims=True) / width + 1e-5)
 
     def test_products_with_norm_and_bias(self):
         for shape in PRODUCTS:
-            for outputs in (shape[6], shape[6] - 5):
+            for outputs in (shape[-1], self.odd(shape)):
                 x, weight, product = self.operands(shape, outputs)
-                squares, inverse = self.squares(shape[5], shape[0], 37)
+                squares, inverse = self.squares(shape[-2], shape[0])
                 for bias in (None, array(self.normal(outputs))):
-                    out = aligned((shape[5], outputs), np.uint16)
+                    out = aligned((shape[-2], outputs), np.uint16)
                     self.twice(
-                        self.launch(
-                            shape, 1, STORE, outputs, x=address(x), weight=address(weight), bias=address(bias),
-                            squares=address(squares), square_parts=37, out=address(out)), out)
+                        self.launch(shape, 1, STORE, outputs, x=x, weight=weight, bias=bias, squares=squares, out=out), out)
                     expected = product * inverse + (0 if bias is None else bias)
                     self.assertLess(error(wide(out), expected), 4e-3, shape)
 
     def test_sums_into_the_residual_stream(self):
         for shape in PRODUCTS:
-            for outputs in (shape[6], shape[6] - 5):
+            for outputs in (shape[-1], self.odd(shape)):
                 x, weight, product = self.operands(shape, outputs)
-                rows, tiles = shape[5], -(-outputs // 16)
+                rows, columns = shape[-2], self.columns(shape)[1]
+                parts = -(-outputs // columns)
                 sums, norm = array(self.normal(rows, outputs)), array(self.normal(outputs))
                 bias = array(self.normal(outputs))
-                out, squares = aligned((rows, outputs), np.uint16), aligned((rows, tiles), np.float32)
+                out, squares = aligned((rows, outputs), np.uint16), aligned((rows, parts), np.float32)
                 expected = sums.astype(np.float64) + product + bias
                 self.twice(
                     self.launch(
-                        shape, 0, ADD, outputs, x=address(x), weight=address(weight), bias=address(bias), out=address(out),
-                        sums=address(sums), next_weight=address(norm), next_squares=address(squares)), sums, out, squares)
+                        shape, 0, ADD, outputs, x=x, weight=weight, bias=bias, out=out, sums=sums, next_weight=norm,
+                        next_squares=squares), sums, out, squares)
                 self.assertLess(error(sums, expected), 2e-6, shape)
                 self.assertLess(error(wide(out), expected * norm), 4e-3)
-                padded = np.zeros((rows, tiles * 16))
+                padded = np.zeros((rows, parts * columns))
                 padded[:, :outputs] = expected
-                self.assertLess(error(squares, (padded**2).reshape(rows, tiles, 16).sum(2)), 1e-5)
+                self.assertLess(error(squares, (padded**2).reshape(rows, parts, columns).sum(2)), 1e-5)
 
     def test_swiglu_of_rows_by_turns(self):
         for shape in PRODUCTS:
             x, weight, product = self.operands(shape)
-            squares, inverse = self.squares(shape[5], shape[0], 3)
-            out = aligned((shape[5], shape[6] // 2), np.uint16)
+            squares, inverse = self.squares(shape[-2], shape[0])
+            out = aligned((shape[-2], shape[-1] // 2), np.uint16)
             self.twice(
-                self.launch(
-                    shape, 1, SWIGLU, shape[6], x=address(x), weight=address(weight), squares=address(squares),
-                    square_parts=3, out=address(out)), out)
-            turns = (product * inverse).reshape(shape[5], -1, 2, 8)
-            expected = (turns[:, :, 0] / (1 + np.exp(-turns[:, :, 0])) * turns[:, :, 1]).reshape(shape[5], -1)
+                self.launch(shape, 1, SWIGLU, shape[-1], x=x, weight=weight, squares=squares, out=out), out)
+            turns = (product * inverse).reshape(shape[-2], -1, 2, 8)
+            expected = (turns[:, :, 0] / (1 + np.exp(-turns[:, :, 0])) * turns[:, :, 1]).reshape(shape[-2], -1)
             self.assertLess(error(wide(out), expected), 5e-3, shape)
 
     def test_the_largest_and_samples(self):
         for shape in PRODUCTS:
-            rows, outputs = shape[5], shape[6] * 3 - 5
+            rows, outputs = shape[-2], shape[-1] * 3 - 5
             x, weight, product = self.operands(shape, outputs)
-            squares, inverse = self.squares(rows, shape[0], 1)
+            squares, inverse = self.squares(rows, shape[0])
             temperatures, seeds = array(np.arange(rows) % 3 * 0.5), array(np.arange(rows) + 9, np.uint64)
             positions = array(np.arange(rows) + 4, np.int32)
             for blocks in (1, 2):
-                blocks = min(blocks, -(-outputs // (16 * shape[2])))
+                blocks = min(blocks, -(-outputs // self.columns(shape)[0]))
                 logits, best = aligned((rows, outputs), np.float32), aligned((rows, blocks), np.float32)
                 index = aligned((rows, blocks), np.int32)
                 self.twice(
                     self.launch(
-                        shape, 1, CHOOSE, outputs, blocks, x=address(x), weight=address(weight), squares=address(squares),
-                        square_parts=1, sums=address(logits), temperatures=address(temperatures), seeds=address(seeds),
-                        positions=address(positions), best=address(best), best_index=address(index)), logits, best, index)
+                        shape, 1, CHOOSE, outputs, blocks, x=x, weight=weight, squares=squares, sums=logits,
+                        temperatures=temperatures, seeds=seeds, positions=positions, best=best, best_index=index), logits,
+                    best, index)
                 self.assertLess(error(logits, product * inverse), 2e-6, shape)
                 for row in range(rows):
                     scores = logits[row].astype(np.float64)
@@ -187,14 +214,15 @@ class Products(Case):
                     self.assertLess(scores.max() - scores[chosen], 1e-4)
 
     def test_equal_logits_give_the_first(self):
-        shape = PRODUCTS[1]
-        x, weight = to_bf16(np.ones((5, 576))), to_bf16(np.ones((64, 576)))
-        squares, temperatures = array(np.ones((5, 1))), array(np.zeros(5))
-        best, index = aligned((5, 2), np.float32), aligned((5, 2), np.int32)
-        self.launch(
-            shape, 1, CHOOSE, 64, 2, x=address(x), weight=address(weight), squares=address(squares), square_parts=1,
-            temperatures=address(temperatures), best=address(best), best_index=address(index))(seed=0)
-        self.assertTrue((index == [0, 16]).all())
+        for shape in (FEW[1], TALL[0]):
+            rows, outputs, columns = shape[-2], 64, self.columns(shape)[0]
+            x, weight = to_bf16(np.ones((rows, shape[0]))), to_bf16(np.ones((outputs, shape[0])))
+            squares, temperatures = array(np.ones((rows, PARTS))), array(np.zeros(rows))
+            best, index = aligned((rows, 2), np.float32), aligned((rows, 2), np.int32)
+            self.launch(
+                shape, 1, CHOOSE, outputs, 2, x=x, weight=weight, squares=squares, temperatures=temperatures, best=best,
+                best_index=index)(seed=0)
+            self.assertTrue((index == [0, columns]).all())
 
 
 def gumbel(seed, position, count):
@@ -219,28 +247,29 @@ class Steps(Case):
             table, weight = to_bf16(self.normal(10, width)), array(self.normal(width))
             tokens = array([3, 9, 0, 10], np.int32)
             residual, y = aligned((4, width), np.float32), aligned((4, width), np.uint16)
-            squares = aligned(4, np.float32)
+            squares = aligned((4, 3), np.float32)
             self.twice(
                 lambda seed, lazy=False: self.kernels["embed_rows"](
-                    4, 256, tokens, table, 2.0, weight, residual, y, squares, width, 10, seed=seed), residual, y, squares)
+                    4, 256, tokens, table, 2.0, weight, residual, y, squares, 3, width, 10, seed=seed), residual, y, squares)
             expected = 2 * wide(table)[tokens[:3]]
             self.assertTrue(np.array_equal(residual[:3], expected.astype(np.float32)))
             self.assertTrue(np.isnan(residual[3]).all())
             self.assertLess(error(wide(y[:3]), expected * weight), 4e-3)
-            self.assertLess(error(squares[:3], (expected**2).sum(1)), 1e-6)
+            self.assertLess(error(squares[:3, 0], (expected**2).sum(1)), 1e-6)
+            self.assertFalse(squares[:, 1:].any())
 
-            rows, picked, sums = array([2, 0], np.int32), aligned((2, width), np.uint16), aligned(2, np.float32)
-            self.kernels["pick_rows"](2, 256, residual, rows, weight, picked, sums, width)
+            rows, picked, sums = array([2, 0], np.int32), aligned((2, width), np.uint16), aligned((2, 3), np.float32)
+            self.kernels["pick_rows"](2, 256, residual, rows, weight, picked, sums, 3, width)
             self.assertTrue(np.array_equal(picked, y[[2, 0]]))
             self.assertTrue(np.array_equal(sums, squares[[2, 0]]))
 
     def test_chosen_tokens_follow_each_other(self):
         best = array([[1, 5, 5], [np.nan, 2, 1], [9, 9, 9], [np.nan, np.nan, np.nan]])
-        index = array([[4, 8, 6], [1, 2, 3], [7, 7, 7], [1, 2, 3]], np.int32)
-        tokens, lengths = array([-1] * 4, np.int32), array([3, 5, 0, 1], np.int32)
+        index = array([[4, 8, 6], [1, 2, 3], [7, 7, 7], [2**31 - 1] * 3], np.int32)
+        tokens, lengths = array([-5] * 4, np.int32), array([3, 5, 0, 1], np.int32)
         history = array(np.full((4, 5), -1), np.int32)
         self.kernels["choose_tokens"](1, 256, best, index, 3, tokens, lengths, history, 5, 4)
-        self.assertEqual(tokens.tolist(), [6, 2, -1, 0])
+        self.assertEqual(tokens.tolist(), [6, 2, -5, -1])
         self.assertEqual(lengths.tolist(), [4, 6, 0, 2])
         self.assertEqual(history[0].tolist(), [-1, -1, -1, 6, -1])
         self.assertTrue((history[1] == -1).all(), "position 5 is not in the history")
@@ -317,23 +346,27 @@ def rotate(x, cosine, sine, interleaved):
     return x
 
 
-# Heads of a group, groups, width, rotated, interleaved, norm, page size, warps.
+# Heads of a group, groups, width, rotated, interleaved, norm, page size, warps, tiles ahead.
 GROUPED = [
-    (3, 3, 64, 64, 0, 0, 64, 4), (1, 2, 16, 8, 1, 0, 4, 2), (4, 1, 128, 128, 0, 1, 16, 4), (2, 2, 256, 64, 1, 1, 8, 2),
-    (8, 1, 32, 32, 0, 0, 64, 8)]
+    (3, 3, 64, 64, 0, 0, 64, 4, 2), (1, 2, 16, 8, 1, 0, 16, 2, 1), (4, 1, 128, 128, 0, 1, 16, 4, 1),
+    (2, 2, 256, 64, 1, 1, 32, 4, 1), (8, 1, 32, 32, 0, 0, 64, 8, 3), (2, 1, 96, 96, 0, 0, 64, 1, 2)]
 
 
 class Grouped(Case):
     @staticmethod
     def definitions(shape):
-        heads, _, head, rotated, interleaved, norm, page_size, _ = shape
+        _, _, head, rotated, interleaved, norm, page_size = shape[:7]
         return dict(HEAD=head, ROTATED=rotated, INTERLEAVED=interleaved, NORM=norm, PAGE_SIZE=page_size)
+
+    @classmethod
+    def step_definitions(cls, shape):
+        return cls.definitions(shape) | dict(HEADS=shape[0], WARPS=shape[7], AHEAD=shape[8])
 
     @classmethod
     def setUpClass(cls):
         emulate.prepare(
             [("grouped_append.cu", "grouped_append", cls.definitions(s)) for s in GROUPED]
-            + [("grouped_step.cu", "grouped_step", cls.definitions(s) | dict(HEADS=s[0], WARPS=s[7])) for s in GROUPED])
+            + [("grouped_step.cu", "grouped_step", cls.step_definitions(s)) for s in GROUPED])
 
     def prepared(self, x, norm, shape, cosine, sine):
         """Heads [..., head], normalised and rotated, in float64."""
@@ -393,8 +426,7 @@ class Grouped(Case):
             *map(address, (qkv, *norms, cosine, sine, pages.cache, pages.table, held, output)),
             page_elements=pages.cache[0].size, page_stride=pages.table.shape[1], groups=groups, window=window, epsilon=1e-6,
             scale_log2=head**-0.5 * np.log2(np.e))
-        kernel = emulate.Kernel(
-            "grouped_step.cu", "grouped_step", self.definitions(shape) | dict(HEADS=per_group, WARPS=shape[7]))
+        kernel = emulate.Kernel("grouped_step.cu", "grouped_step", self.step_definitions(shape))
         self.twice(lambda seed, lazy=False: kernel((groups, batch, 1), 32 * shape[7], p, seed=seed), output, pages.cache)
         rows = wide(qkv)
         for b, n in enumerate(lengths):

@@ -1,3 +1,4 @@
+import ApusSynchronization
 import ApusTensor
 
 /// Grouped attention (MHA, GQA, MQA) of new tokens on a GPU: norm and rotation of queries and keys, keys and values into the
@@ -82,6 +83,7 @@ public final class GPUGroupedAttention: Sendable {
     private let hasNorm: Bool
     private let device: CUDADevice
     private let appendKernel: CUDAKernel
+    private let stepKernels = Locked<[StepSettings: CUDAKernel]>([:])
 
     /// Compiles or loads the kernels.
     ///
@@ -152,11 +154,10 @@ public final class GPUGroupedAttention: Sendable {
             attributes: [.overlapsPredecessor], on: stream, .value(parameters))
     }
 
-    /// Whether ``step(qkv:output:batch:lengths:window:heads:pages:on:)`` serves the geometry: heads of 8, 16, 32, ... 256
-    /// elements, at most 8 to a group.
+    /// Whether ``step(qkv:output:batch:lengths:window:heads:pages:on:)`` serves the geometry: heads of up to 256 elements, at
+    /// most 8 to a group.
     public static func hasStep(_ geometry: CacheGeometry) -> Bool {
-        let width = geometry.key
-        return width % 8 == 0 && width <= 256 && (width / 8).nonzeroBitCount == 1 && geometry.headsPerGroup <= 8
+        geometry.key % 8 == 0 && geometry.key <= 256 && geometry.headsPerGroup <= 8
     }
 
     /// Tokens up to which a step in one launch is faster than ``append(qkv:query:tokens:at:heads:pages:on:)`` and
@@ -165,41 +166,62 @@ public final class GPUGroupedAttention: Sendable {
         batch * format.geometry.groups >= 2 * device.multiprocessorCount ? 8192 : 1024
     }
 
-    /// Warps of a block that takes a group of a sequence.
-    package static func stepWarps(_ geometry: CacheGeometry, blocks: Int, multiprocessors: Int) -> Int {
-        guard blocks < 2 * multiprocessors else { return 4 }
-        return geometry.headsPerGroup <= 3 && geometry.key <= 128 ? 16 : geometry.headsPerGroup <= 6 ? 8 : 4
+    /// How a step's kernel is compiled for a grid.
+    package struct StepSettings: Hashable, Sendable {
+        /// Macros.
+        package let defines: [String: Int]
+        /// Warps of a block.
+        package let warps: Int
+
+        /// The settings for so many blocks: wide ones with much on its way while all fit the GPU at a time, many small ones
+        /// beyond.
+        package init(
+            _ format: GPUCacheFormat, rotated: Int, style: RotaryStyle, norm: Bool, blocks: Int, multiprocessors: Int
+        ) {
+            let width = format.geometry.key
+            let ahead = max(1, min(3, 128 / width))
+            let settings: (warps: Int, ahead: Int) =
+                if blocks <= (ahead > 1 ? 2 : 1) * multiprocessors {
+                    (8, ahead)
+                } else {
+                    (width <= 64 && blocks <= 3 * multiprocessors ? 8 : 4, 1)
+                }
+            warps = settings.warps
+            defines = GPUGroupedAttention.defines(format, rotated: rotated, style: style, norm: norm).merging([
+                "HEADS": format.geometry.headsPerGroup, "WARPS": settings.warps, "AHEAD": settings.ahead,
+            ]) { $1 }
+        }
     }
 
-    /// The macros of the step's kernel.
-    package static func stepDefines(
-        _ format: GPUCacheFormat, rotated: Int, style: RotaryStyle, norm: Bool, warps: Int
-    ) -> [String: Int] {
-        defines(format, rotated: rotated, style: style, norm: norm)
-            .merging(["HEADS": format.geometry.headsPerGroup, "WARPS": warps]) { $1 }
+    private func stepKernel(_ settings: StepSettings) throws -> CUDAKernel {
+        if let known = stepKernels.withLock({ $0[settings] }) { return known }
+        let source = AttentionSources.source("grouped_step.cu", defines: settings.defines.mapValues(String.init))
+        let kernel = try device.modules.kernel("grouped_step", in: source)
+        stepKernels.withLock { $0[settings] = kernel }
+        return kernel
     }
 
-    /// Appends one token to each of `batch` sequences and attends, in one launch: `output` `[sequence][query head][head width]`
-    /// bf16. `lengths`: the tokens of each sequence with the new one; `window`: how many of them are seen, nil for all.
-    /// Biases have been added.
+    /// Appends one token to each of `batch` sequences and attends, in one launch: `output`
+    /// `[sequence][query head][head width]` bf16. `lengths`: the tokens of each sequence with the new one; `window`: how many
+    /// of them are seen, nil for all. Biases have been added. Precondition: pages of a multiple of 16 tokens.
     public func step(
         qkv: UInt64, output: UInt64, batch: Int, lengths: UInt64, window: Int?, heads: Heads, pages: Pages,
         on stream: CUDAStream
     ) throws {
         let geometry = format.geometry
-        precondition(Self.hasStep(geometry), "a step in one launch of \(geometry)")
-        let warps = Self.stepWarps(
-            geometry, blocks: batch * geometry.groups, multiprocessors: device.multiprocessorCount)
-        let defines = Self.stepDefines(format, rotated: rotated, style: style, norm: hasNorm, warps: warps)
+        precondition(
+            Self.hasStep(geometry) && format.pageSize % 16 == 0,
+            "a step in one launch of \(geometry), \(format.pageSize) tokens a page")
+        let settings = StepSettings(
+            format, rotated: rotated, style: style, norm: hasNorm, blocks: batch * geometry.groups,
+            multiprocessors: device.multiprocessorCount)
         let parameters = StepParameters(
             qkv: qkv, queryNorm: heads.queryNorm, keyNorm: heads.keyNorm, cosine: heads.rotary.cosine,
             sine: heads.rotary.sine, cache: pages.cache, pageTable: pages.table, lengths: lengths, output: output,
             pageElements: Int64(format.pageBytes / 2), pageStride: Int32(pages.stride), groups: Int32(geometry.groups),
             window: Int32(min(window ?? 1 << 30, 1 << 30)), epsilon: heads.epsilon, scaleLog2: scale * 1.442_695_04)
-        try device.modules.kernel(
-            "grouped_step", in: AttentionSources.source("grouped_step.cu", defines: defines.mapValues(String.init))
-        ).launch(
-            grid: CUDAExtent(geometry.groups, batch), block: CUDAExtent(32 * warps), attributes: [.overlapsPredecessor],
-            on: stream, .value(parameters))
+        try stepKernel(settings).launch(
+            grid: CUDAExtent(geometry.groups, batch), block: CUDAExtent(32 * settings.warps),
+            attributes: [.overlapsPredecessor], on: stream, .value(parameters))
     }
 }

@@ -10,13 +10,26 @@
 static_assert(HEAD % 8 == 0 && ROTATED % 2 == 0 && ROTATED <= HEAD, "widths of heads");
 
 // `source` of HEAD elements (and `bias`, or none) becomes `target`, in shared memory; `cosine` and `sine` are those of the
-// token's position, ROTATED / 2 each.
+// token's position, ROTATED / 2 each. All that is read is asked for before the first use.
 __device__ __forceinline__ void prepare_head(
     const bf16_bits *source, const float *bias, const float *weight, float epsilon, const float *cosine, const float *sine,
     float *target, int lane
 ) {
-    constexpr int PAIRS = (HEAD + 63) / 64;
-    float x[PAIRS][2];
+    constexpr int PAIRS = (HEAD + 63) / 64, ANGLES = (ROTATED + 63) / 64;
+    float x[PAIRS][2], angles[ANGLES > 0 ? ANGLES : 1][2];
+#pragma unroll
+    for (int i = 0; i < ANGLES; ++i) {
+        const int pair = lane + 32 * i;
+        angles[i][0] = 2 * pair < ROTATED ? cosine[pair] : 1.0f, angles[i][1] = 2 * pair < ROTATED ? sine[pair] : 0.0f;
+    }
+#if NORM
+    float weights[PAIRS][2];
+#pragma unroll
+    for (int i = 0; i < PAIRS; ++i) {
+        const int at = 2 * (lane + 32 * i);
+        weights[i][0] = at < HEAD ? weight[at] : 0.0f, weights[i][1] = at < HEAD ? weight[at + 1] : 0.0f;
+    }
+#endif
 #pragma unroll
     for (int i = 0; i < PAIRS; ++i) {
         const int at = 2 * (lane + 32 * i);
@@ -30,17 +43,12 @@ __device__ __forceinline__ void prepare_head(
     for (int i = 0; i < PAIRS; ++i) squares += x[i][0] * x[i][0] + x[i][1] * x[i][1];
     const float inverse = 1.0f / sqrtf(group_sum<32>(squares, target) / (float)HEAD + epsilon);
 #pragma unroll
-    for (int i = 0; i < PAIRS; ++i) {
-        const int at = 2 * (lane + 32 * i);
-        if (at < HEAD) x[i][0] *= inverse * weight[at], x[i][1] *= inverse * weight[at + 1];
-    }
+    for (int i = 0; i < PAIRS; ++i) x[i][0] *= inverse * weights[i][0], x[i][1] *= inverse * weights[i][1];
 #endif
 #if INTERLEAVED
 #pragma unroll
-    for (int i = 0; i < PAIRS; ++i) {
-        const int pair = lane + 32 * i;
-        if (2 * pair >= ROTATED) continue;
-        const float a = x[i][0], b = x[i][1], c = cosine[pair], s = sine[pair];
+    for (int i = 0; i < ANGLES; ++i) {
+        const float a = x[i][0], b = x[i][1], c = angles[i][0], s = angles[i][1];
         x[i][0] = a * c - b * s, x[i][1] = b * c + a * s;
     }
 #endif
@@ -51,9 +59,12 @@ __device__ __forceinline__ void prepare_head(
     }
     __syncwarp();
 #if !INTERLEAVED
-    for (int i = lane; i < ROTATED / 2; i += 32) {
-        const float a = target[i], b = target[i + ROTATED / 2], c = cosine[i], s = sine[i];
-        target[i] = a * c - b * s, target[i + ROTATED / 2] = b * c + a * s;
+#pragma unroll
+    for (int i = 0; i < ANGLES; ++i) {
+        const int pair = lane + 32 * i;
+        if (2 * pair >= ROTATED) continue;
+        const float a = target[pair], b = target[pair + ROTATED / 2], c = angles[i][0], s = angles[i][1];
+        target[pair] = a * c - b * s, target[pair + ROTATED / 2] = b * c + a * s;
     }
     __syncwarp();
 #endif

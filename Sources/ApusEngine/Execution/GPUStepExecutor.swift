@@ -6,6 +6,8 @@ final class GPUStepExecutor: StepExecutor {
     private let gpu: GPUDecoder
     /// Whether the step's logits are in the GPU's memory already, those of all its rows.
     private var keptRows: Int?
+    /// Sequences of the step.
+    private var sequences = 0
 
     init(_ gpu: GPUDecoder) { self.gpu = gpu }
 
@@ -18,7 +20,7 @@ final class GPUStepExecutor: StepExecutor {
             return GPUDecoder.Row(
                 tokens: Array(tokens[first..<first + table.tokens]), cached: table.length, pages: table.pages)
         }
-        keptRows = nil
+        (keptRows, sequences) = (nil, tables.count)
         if tables.allSatisfy({ $0.tokens == 1 }) {
             try gpu.load(rows)
             try gpu.advance(logits: true)
@@ -39,7 +41,13 @@ final class GPUStepExecutor: StepExecutor {
         return Tensor(values, shape: [rows.count, values.count / rows.count])
     }
 
-    func likeliestTokens(rows: [Int]) throws -> [Int32]? { isWholeStep(rows) ? try gpu.tokens() : nil }
+    func likeliestTokens(rows: [Int]) throws -> [Int32]? {
+        let isWhole = isWholeStep(rows)
+        guard isWhole || (keptRows == nil && rows.count <= sequences) else { return nil }
+        let tokens = try isWhole ? gpu.tokens() : gpu.likeliestTokens(ofRows: rows)
+        // Whose logits are NaN, the logits tell.
+        return tokens.allSatisfy { $0 >= 0 } ? tokens : nil
+    }
 
     private func isWholeStep(_ rows: [Int]) -> Bool { keptRows == rows.count && rows.elementsEqual(rows.indices) }
 

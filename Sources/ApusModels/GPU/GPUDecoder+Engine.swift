@@ -27,16 +27,27 @@ extension GPUDecoder {
         result.reserveCapacity(rows.count * shape.vocabulary)
         for first in stride(from: 0, to: rows.count, by: limits.sequences) {
             let part = rows[first..<min(first + limits.sequences, rows.count)]
-            try batch.withLock { _ in
-                let places = try stream.upload(part.map { Int32($0) })
-                try pick(rows: places.address, count: part.count, into: 0)
-                try choose(
-                    rows: part.count, x: memory.lastRows.address, squares: memory.lastSquares.address, squareParts: 1,
-                    lengths: memory.lengths, givesLogits: true)
-            }
+            try chooseFrom(part, givesLogits: true)
             result += try stream.download(try memory.logits(), count: part.count * shape.vocabulary, as: Float.self)
         }
         return result
+    }
+
+    /// The likeliest token after each of some rows of the step's hidden states, one of each of its first sequences at most.
+    /// Waits for them.
+    public func likeliestTokens(ofRows rows: [Int]) throws -> [Int32] {
+        try chooseFrom(rows[...], givesLogits: false)
+        return try stream.download(memory.control, at: memory.tokensOffset, count: rows.count)
+    }
+
+    private func chooseFrom(_ rows: ArraySlice<Int>, givesLogits: Bool) throws {
+        try batch.withLock { _ in
+            let places = try stream.upload(rows.map { Int32($0) })
+            try pick(rows: places.address, count: rows.count, into: 0, of: rows.count)
+            try choose(
+                rows: rows.count, x: memory.lastRows.address, squares: memory.lastSquares.address,
+                lengths: memory.lengths, givesLogits: givesLogits)
+        }
     }
 
     /// Hidden states before the final norm, float32 `[row][width]`, of rows of the step. Waits for them.

@@ -23,7 +23,7 @@ extension GPUDecoder {
             try memory.write(rows, tokens: rows.map(\.tokens[0]), lengths: lengths.map { Int32($0) })
             for chunk in chunks(rows) { try run(chunk, of: rows) }
             try choose(
-                rows: rows.count, x: memory.lastRows.address, squares: memory.lastSquares.address, squareParts: 1,
+                rows: rows.count, x: memory.lastRows.address, squares: memory.lastSquares.address,
                 lengths: memory.lengths, givesLogits: logits || logProbabilities)
             if logProbabilities { try rate(rows: rows.count, lengths: memory.lengths) }
             batch.lengths = lengths.map { $0 + 1 }
@@ -76,15 +76,17 @@ extension GPUDecoder {
         let ending = zip(chunk, starts).filter { $0.0.first + $0.0.count == rows[$0.0.row].tokens.count }
         guard let first = ending.first else { return }
         let last = try stream.upload(ending.map { Int32($0.1 + $0.0.count - 1) })
-        try pick(rows: last.address, count: ending.count, into: first.0.row)
+        try pick(rows: last.address, count: ending.count, into: first.0.row, of: rows.count)
     }
 
-    /// Rows of the residual stream become those that the head reads, from its row `target` on.
-    func pick(rows: UInt64, count: Int, into target: Int) throws {
+    /// Rows of the residual stream become those that the head reads, from row `target` of `total` on.
+    func pick(rows: UInt64, count: Int, into target: Int, of total: Int) throws {
+        let parts = squareParts(rows: total)
         try kernels.pick.launch(
             grid: CUDAExtent(count), block: 256, on: stream, .buffer(memory.residual), .value(rows),
             .buffer(weights.finalNorm), .value(memory.lastRows.address + UInt64(target * shape.width * 2)),
-            .value(memory.lastSquares.address + UInt64(target * 4)), .value(Int32(shape.width)))
+            .value(memory.lastSquares.address + UInt64(target * parts * 4)), .value(Int32(parts)),
+            .value(Int32(shape.width)))
     }
 
     private func attend(

@@ -76,9 +76,8 @@ extension GPUDecoder {
 
     private func prepareKernels(_ key: GraphKey) throws {
         // Products of a new number of rows are compiled side by side; what fails shows below.
-        let modules = stream.device.modules
-        let sources = products(rows: key.sequences).map(\.source)
-        CPUBackend.shared.concurrently(sources.count) { _ = try? modules.module(for: sources[$0]) }
+        let products = products(rows: key.sequences)
+        CPUBackend.shared.concurrently(products.count) { _ = try? loadedProducts.kernel(products[$0]) }
         if key.givesLogits { _ = try memory.logits() }
         if key.ratesTokens { _ = try memory.logProbabilities() }
         // A step over no sequences: lengths of 0 leave cache, tokens and lengths as they are.
@@ -91,42 +90,49 @@ extension GPUDecoder {
 
     /// The products of a step.
     private func products(rows: Int) -> [CUDARowProduct] {
-        [
-            product(shape.width, shape.projected, rows, .store, norm: true),
+        let parts = squareParts(rows: rows)
+        return [
+            product(shape.width, shape.projected, rows, .store, parts: parts),
             product(shape.attended, shape.width, rows, .add),
-            product(shape.width, 2 * shape.inner, rows, .swiglu, norm: true),
+            product(shape.width, 2 * shape.inner, rows, .swiglu, parts: parts),
             product(shape.inner, shape.width, rows, .add),
-            product(shape.width, shape.vocabulary, rows, .choose, norm: true),
+            product(shape.width, shape.vocabulary, rows, .choose, parts: parts),
         ]
     }
 
+    /// Parts in which the sums of squares of a step's rows are kept.
+    func squareParts(rows: Int) -> Int { product(shape.inner, shape.width, rows, .add).squareParts }
+
     private func product(
-        _ width: Int, _ outputs: Int, _ rows: Int, _ epilogue: CUDARowProduct.Epilogue, norm: Bool = false
+        _ width: Int, _ outputs: Int, _ rows: Int, _ epilogue: CUDARowProduct.Epilogue, parts: Int = 0
     ) -> CUDARowProduct {
         CUDARowProduct(
-            width: width, outputs: outputs, rows: rows, epilogue: epilogue, hasNorm: norm,
+            width: width, outputs: outputs, rows: rows, epilogue: epilogue, inputParts: parts,
             multiprocessors: stream.device.multiprocessorCount)
+    }
+
+    private func multiply(_ product: CUDARowProduct, _ operands: CUDARowProduct.Operands) throws {
+        try product.launch(loadedProducts.kernel(product), operands, on: stream)
     }
 
     /// Queues a step. `lengths`: another place than the state's.
     private func queueStep(_ key: GraphKey, lengths: UInt64? = nil) throws {
         let rows = key.sequences
         let lengths = lengths ?? memory.lengths
-        try embed(tokens: memory.tokens, rows: rows)
+        let parts = squareParts(rows: rows)
+        try embed(tokens: memory.tokens, rows: rows, squareParts: parts)
         if key.isSplit { try splitAttention.schedule(lengths: lengths, batch: rows, on: stream) }
-        var squareParts = 1
         for layer in 0..<shape.layers {
-            try queueAttention(layer, rows: rows, squareParts: squareParts, lengths: lengths, isSplit: key.isSplit)
-            squareParts = (shape.width + 15) / 16
-            try queueFeedForward(layer, rows: rows, squareParts: squareParts)
+            try queueAttention(layer, rows: rows, squareParts: parts, lengths: lengths, isSplit: key.isSplit)
+            try queueFeedForward(layer, rows: rows, squareParts: parts)
         }
         try choose(
-            rows: rows, x: memory.normed.address, squares: memory.squares.address, squareParts: squareParts,
-            lengths: lengths, givesLogits: key.givesLogits)
+            rows: rows, x: memory.normed.address, squares: memory.squares.address, lengths: lengths,
+            givesLogits: key.givesLogits)
         if key.ratesTokens { try rate(rows: rows, lengths: lengths) }
     }
 
-    /// Log-probabilities of the tokens that ``choose(rows:x:squares:squareParts:lengths:givesLogits:)`` has chosen, from the
+    /// Log-probabilities of the tokens that ``choose(rows:x:squares:lengths:givesLogits:)`` has chosen, from the
     /// logits that it has kept.
     func rate(rows: Int, lengths: UInt64) throws {
         try kernels.rate.launch(
@@ -136,12 +142,13 @@ extension GPUDecoder {
     }
 
     /// The tokens' embeddings into the residual stream, and the first layer's norm begun.
-    func embed(tokens: UInt64, rows: Int) throws {
+    func embed(tokens: UInt64, rows: Int, squareParts: Int = 1) throws {
         try kernels.embed.launch(
             grid: CUDAExtent(rows), block: 256, attributes: [.overlapsPredecessor], on: stream, .value(tokens),
             .buffer(weights.embedding), .value(Float(configuration.embeddingScale)),
             .buffer(weights.layers[0].attentionNorm), .buffer(memory.residual), .buffer(memory.normed),
-            .buffer(memory.squares), .value(Int32(shape.width)), .value(Int32(shape.vocabulary)))
+            .buffer(memory.squares), .value(Int32(squareParts)), .value(Int32(shape.width)),
+            .value(Int32(shape.vocabulary)))
     }
 
     private func queueAttention(
@@ -152,10 +159,9 @@ extension GPUDecoder {
             x: memory.normed.address, weight: layer.projection.address, rows: rows)
         operands.bias = layer.projectionBias?.address ?? 0
         operands.squares = memory.squares.address
-        operands.squareParts = Int32(squareParts)
         operands.epsilon = Float(configuration.normEpsilon)
         operands.out = memory.projected.address
-        try product(shape.width, shape.projected, rows, .store, norm: true).launch(operands, on: stream)
+        try multiply(product(shape.width, shape.projected, rows, .store, parts: squareParts), operands)
 
         let heads = heads(layer: index, withBias: false)
         let pages = pages(layer: index)
@@ -183,10 +189,9 @@ extension GPUDecoder {
         var operands = CUDARowProduct.Operands(x: memory.normed.address, weight: layer.gateUp.address, rows: rows)
         operands.bias = layer.gateUpBias?.address ?? 0
         operands.squares = memory.squares.address
-        operands.squareParts = Int32(squareParts)
         operands.epsilon = Float(configuration.normEpsilon)
         operands.out = memory.inner.address
-        try product(shape.width, 2 * shape.inner, rows, .swiglu, norm: true).launch(operands, on: stream)
+        try multiply(product(shape.width, 2 * shape.inner, rows, .swiglu, parts: squareParts), operands)
         let next = index + 1 < shape.layers ? weights.layers[index + 1].attentionNorm : weights.finalNorm
         try add(
             memory.inner.address, layer.down, bias: layer.downBias, width: shape.inner, rows: rows, nextNorm: next)
@@ -202,18 +207,17 @@ extension GPUDecoder {
         operands.out = memory.normed.address
         operands.nextWeight = nextNorm.address
         operands.nextSquares = memory.squares.address
-        try product(width, shape.width, rows, .add).launch(operands, on: stream)
+        try multiply(product(width, shape.width, rows, .add), operands)
     }
 
     /// The head's products of `rows` normed rows, and the tokens chosen of them, into the state.
     func choose(
-        rows: Int, x: UInt64, squares: UInt64, squareParts: Int, lengths: UInt64, givesLogits: Bool
+        rows: Int, x: UInt64, squares: UInt64, lengths: UInt64, givesLogits: Bool
     ) throws {
-        let head = product(shape.width, shape.vocabulary, rows, .choose, norm: true)
+        let head = product(shape.width, shape.vocabulary, rows, .choose, parts: squareParts(rows: rows))
         precondition(head.candidates <= GPUDecoderMemory.candidates, "\(head.candidates) candidates a row")
         var operands = CUDARowProduct.Operands(x: x, weight: weights.head.address, rows: rows)
         operands.squares = squares
-        operands.squareParts = Int32(squareParts)
         operands.epsilon = Float(configuration.normEpsilon)
         operands.sums = givesLogits ? try memory.logits().address : 0
         operands.temperatures = memory.temperatures
@@ -221,7 +225,7 @@ extension GPUDecoder {
         operands.positions = lengths
         operands.best = memory.best.address
         operands.bestIndex = memory.bestIndex.address
-        try head.launch(operands, on: stream)
+        try multiply(head, operands)
         try kernels.choose.launch(
             grid: CUDAExtent((rows + 7) / 8), block: 256, attributes: [.overlapsPredecessor], on: stream,
             .buffer(memory.best), .buffer(memory.bestIndex), .value(Int32(head.candidates)), .value(memory.tokens),

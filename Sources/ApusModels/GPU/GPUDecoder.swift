@@ -85,6 +85,7 @@ public final class GPUDecoder: Sendable {
     let slidingRotary: GPURotaryTable
     let operations: CUDAOperations
     let kernels: GPUDecoderKernels
+    let loadedProducts: GPUDecoderProducts
     let cache: CUDABuffer
     let memory: GPUDecoderMemory
     let batch = Locked(Batch())
@@ -125,6 +126,7 @@ public final class GPUDecoder: Sendable {
         self.weights = try weights(shape)
         operations = try CUDAOperations(stream: stream)
         kernels = try GPUDecoderKernels(stream.device)
+        loadedProducts = GPUDecoderProducts(stream.device.modules)
         attention = try GPUGroupedAttention(
             format: format, scale: scale, rotated: configuration.rotary.width, style: configuration.rotary.style,
             norm: configuration.queryKeyNorm, device: stream.device)
@@ -236,7 +238,7 @@ public final class GPUDecoder: Sendable {
 
     // MARK: What a step gave
 
-    /// The tokens that the last call has chosen, one for each sequence. Waits for them.
+    /// The tokens that the last call has chosen, one for each sequence; -1 where the logits are nothing but NaN. Waits for them.
     public func tokens() throws -> [Int32] {
         let count = batch.withLock { $0.lengths.count }
         return try stream.download(memory.control, at: memory.tokensOffset, count: count)

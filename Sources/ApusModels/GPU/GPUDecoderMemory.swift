@@ -55,7 +55,7 @@ final class GPUDecoderMemory: Sendable {
         logSumExp = try memory(rows, shape.heads * 4)
         gateUp = try memory(limits.chunk, 2 * shape.inner * 2)
         lastRows = try memory(most, shape.width * 2)
-        lastSquares = try memory(most, 4)
+        lastSquares = try memory(most, (shape.width + 15) / 16 * 4)
         best = try memory(most, Self.candidates * 4)
         bestIndex = try memory(most, Self.candidates * 4)
         rowCount = most
@@ -123,5 +123,20 @@ struct GPUDecoderKernels: Sendable {
         rate = try module.kernel("token_log_probabilities")
         swiglu = try module.kernel("swiglu_turns")
         addBias = try module.kernel("add_bias")
+    }
+}
+
+/// The products of steps, each found once: looking a kernel up hashes its source.
+final class GPUDecoderProducts: Sendable {
+    private let modules: CUDAModuleCache
+    private let kernels = Locked<[CUDARowProduct: CUDAKernel]>([:])
+
+    init(_ modules: CUDAModuleCache) { self.modules = modules }
+
+    func kernel(_ product: CUDARowProduct) throws -> CUDAKernel {
+        if let known = kernels.withLock({ $0[product] }) { return known }
+        let kernel = try product.load(modules)
+        kernels.withLock { $0[product] = kernel }
+        return kernel
     }
 }

@@ -44,11 +44,8 @@ struct GPUDecoderShape: Sendable, Hashable {
         inner = model.feedForwardWidth
         vocabulary = model.vocabularySize
         let hasWindow = model.windows.contains { $0 != nil }
-        let perGroup = heads / groups
-        let fits = (headWidth / 8).nonzeroBitCount == 1 && perGroup <= 8
         try require(
-            !hasWindow || fits, "sliding windows", "\(perGroup) heads of \(headWidth) to a group",
-            "at most 8 heads of 16, 32, 64, 128 or 256 to a group")
+            !hasWindow || heads / groups <= 8, "sliding windows", "\(heads / groups) heads to a group", "at most 8")
     }
 
     /// Elements of queries, keys and values of a token.

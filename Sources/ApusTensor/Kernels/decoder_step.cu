@@ -7,10 +7,12 @@
 #define THREADS 256
 #define N 4
 
-// A row of the residual stream as the products of row_products.cu read it: times the norm's weight, and its sum of squares.
+// A row of the residual stream as the products of row_products.cu and tall_products.cu read it: times the norm's weight, and
+// its sum of squares, as the first of `parts`.
 template <typename Source>
 __device__ __forceinline__ void begin_row(
-    const Source *source, float scale, bool exists, const float *weight, float *residual, bf16_bits *y, float *squares, int width
+    const Source *source, float scale, bool exists, const float *weight, float *residual, bf16_bits *y, float *squares, int parts,
+    int width
 ) {
     __shared__ float warps[THREADS / 32];
     const bool wide = width % N == 0 && aligned(source) && aligned(weight) && aligned(residual) && aligned(y);
@@ -29,36 +31,38 @@ __device__ __forceinline__ void begin_row(
         store(y, i, width, wide, weights);
     }
     total = group_sum<THREADS>(total, warps);
-    if (threadIdx.x == 0) *squares = total;
+    for (int i = threadIdx.x; i < parts; i += THREADS) squares[i] = i == 0 ? total : 0.0f;
 }
 
 // The embeddings of tokens, one block a row; a token outside of the table becomes NaN.
 extern "C" __global__ void __launch_bounds__(THREADS) embed_rows(
     const int *tokens, const bf16_bits *table, float scale, const float *weight, float *residual, bf16_bits *y,
-    float *squares, int width, int vocabulary
+    float *squares, int parts, int width, int vocabulary
 ) {
     grid_wait();
     grid_launch_dependents();
     const long long row = blockIdx.x, token = tokens[row];
     const bool exists = token >= 0 && token < vocabulary;
     begin_row(
-        table + (exists ? token * width : 0), scale, exists, weight, residual + row * width, y + row * width, squares + row,
-        width);
+        table + (exists ? token * width : 0), scale, exists, weight, residual + row * width, y + row * width,
+        squares + row * parts, parts, width);
 }
 
 // Rows rows[0], rows[1], ... of the residual stream, one block each.
 extern "C" __global__ void __launch_bounds__(THREADS) pick_rows(
-    const float *residual, const int *rows, const float *weight, bf16_bits *y, float *squares, int width
+    const float *residual, const int *rows, const float *weight, bf16_bits *y, float *squares, int parts, int width
 ) {
     grid_wait();
     grid_launch_dependents();
     const long long row = blockIdx.x;
     begin_row<float>(
-        residual + (long long)rows[row] * width, 1.0f, true, weight, nullptr, y + row * width, squares + row, width);
+        residual + (long long)rows[row] * width, 1.0f, true, weight, nullptr, y + row * width,
+        squares + row * parts, parts, width);
 }
 
 // The tokens that the head's blocks found best, a warp a row. They stand at position lengths[row], which becomes one more,
-// so that the next step follows without the host; rows of length 0 do not exist.
+// so that the next step follows without the host; rows of length 0 do not exist. Where logits are nothing but NaN, so is the
+// token's embedding: -1.
 extern "C" __global__ void __launch_bounds__(THREADS) choose_tokens(
     const float *best, const int *best_index, int parts, int *tokens, int *lengths, int *history, int history_stride, int rows
 ) {
@@ -81,7 +85,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) choose_tokens(
     }
     const int length = lengths[row];
     if (lane != 0 || length == 0) return;
-    if (index == 0x7fffffff) index = 0;  // nothing but NaN
+    if (index == 0x7fffffff) index = -1;
     tokens[row] = index;
     if (length < history_stride) history[(long long)row * history_stride + length] = index;
     lengths[row] = length + 1;
@@ -126,7 +130,9 @@ extern "C" __global__ void __launch_bounds__(WIDE_THREADS) token_log_probabiliti
     __syncthreads();
     for (int i = 0; i < WIDE_THREADS / 32; ++i) all = fmaxf(all, maxima[i]);
     sum = group_sum<WIDE_THREADS>(sum * exp2_approximate((maximum - all) * LOG2_E), sums);
-    if (threadIdx.x == 0) log_probabilities[row * stride + position] = x[tokens[row]] - all - logf(sum);
+    if (threadIdx.x != 0) return;
+    const int token = tokens[row];
+    log_probabilities[row * stride + position] = token < 0 ? __int_as_float(0x7fffffff) : x[token] - all - logf(sum);
 }
 
 // silu(gate) up, of rows in which 8 elements of the gate and 8 of up lie by turns; `bias` likewise, or none.

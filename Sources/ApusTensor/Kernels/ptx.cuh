@@ -238,6 +238,13 @@ __device__ __forceinline__ void store_matrices(u32 row, u32 a, u32 b, u32 c, u32
                  : "memory");
 }
 
+// An 8 x 8 matrix of halves, of which lane t has columns 2 (t % 4) and the next of row t / 4, becomes its transpose.
+__device__ __forceinline__ u32 transpose_matrix(u32 pair) {
+    u32 transposed;
+    asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(transposed) : "r"(pair));
+    return transposed;
+}
+
 __device__ __forceinline__ uint4 load_shared_16(u32 source) {
     uint4 words;
     asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
@@ -322,6 +329,20 @@ __device__ __forceinline__ u32 pack_bf16(float low, float high) {
     u32 packed;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
     return packed;
+}
+
+// Rounded to bf16, to nearest even.
+__device__ __forceinline__ float rounded(float x) {
+    return __uint_as_float(pack_bf16(x, 0.0f) << 16);
+}
+
+// The low halves of two words, `a`'s below; likewise the high ones.
+__device__ __forceinline__ u32 low_halves(u32 a, u32 b) {
+    return __byte_perm(a, b, 0x5410);
+}
+
+__device__ __forceinline__ u32 high_halves(u32 a, u32 b) {
+    return __byte_perm(a, b, 0x7632);
 }
 
 // To e4m3, saturating; `low` in the low byte.

@@ -10,7 +10,8 @@
 //
 // Set at compile time: WIDTH (elements of a row, a multiple of 8), ROWS of x in a block (8, 16, 32 or 64), TILES of 16 weight
 // rows in a block at a time, WARPS, and
-//   NORM      x is a row of the residual stream times the norm's weight; its products get 1 / sqrt(mean square + epsilon)
+//   NORM      x is a row of the residual stream times the norm's weight; its products get 1 / sqrt(mean square + epsilon);
+//             PARTS add up to the sum of squares
 //   EPILOGUE  STORE:  out = product + bias
 //             ADD:    residual += product + bias; out = residual x the next norm's weight; the sums of its squares
 //             SWIGLU: weight rows come as 8 of the gate, 8 of up, ...; out = silu(gate) up
@@ -18,12 +19,7 @@
 //   ROUND     units of a warp whose x is in shared memory at a time; 0: x stays in registers
 //
 // Floor: the weights once over the bandwidth. In practice the latencies of a launch, of x and of the sums.
-#include "rows.cuh"
-
-#define STORE 0
-#define ADD 1
-#define SWIGLU 2
-#define CHOOSE 3
+#include "row_products.cuh"
 
 #define THREADS (32 * WARPS)
 #define UNIT 64
@@ -37,24 +33,6 @@
 #define SUMS_OFFSET (REPEATS ? WARPS * STAGE_BYTES : 0)            // elsewhere the sums take the place of x
 
 static_assert(WIDTH % 8 == 0 && ROWS % 8 == 0 && (TILES == 1 || TILES == 2 || TILES == 4), "shapes of these products");
-
-struct RowProduct {
-    const bf16_bits *x;            // [rows][WIDTH]
-    const bf16_bits *weight;       // [outputs][WIDTH]
-    const float *bias;             // [outputs], or none
-    const float *squares;          // NORM: [rows][square_parts], which add up to the sum of squares
-    bf16_bits *out;                // [rows][outputs], SWIGLU: [rows][outputs / 2]
-    float *sums;                   // ADD: the residual stream [rows][outputs]. CHOOSE: the products, or none
-    const float *next_weight;      // ADD: [outputs]
-    float *next_squares;           // ADD: [rows][tiles]
-    const float *temperatures;     // CHOOSE: [rows]
-    const u64 *seeds;              // CHOOSE: [rows]
-    const int *positions;          // CHOOSE: [rows]
-    float *best;                   // CHOOSE: [rows][gridDim.x]
-    int *best_index;               // CHOOSE: likewise
-    int rows, outputs, square_parts;
-    float epsilon;
-};
 
 extern __shared__ __align__(128) unsigned char memory[];
 
@@ -108,25 +86,10 @@ __device__ __forceinline__ void multiply_unit(
     }
 }
 
-// Noise with which the largest of logits / temperature + noise is a sample: the same for a seed, a position and a token.
-//
-// -log of an exponential variable, -log(1 - u). Of u the small end makes the largest noise, and a float has bits there to
-// tell 2^-33 from 0: noise reaches 23, is finite, and few draws are alike.
-__device__ __forceinline__ float gumbel(u64 seed, int position, int token) {
-    u64 z = seed + position * 0x9e3779b97f4a7c15ull + token * 0xd1b54a32d192ed03ull;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
-    z ^= z >> 31;
-    return -logf(-log1pf(-((float)(u32)(z >> 32) + 0.5f) * 2.3283064365386963e-10f));
-}
-
-// The larger of two candidates; of equal ones that of the lower index.
-__device__ __forceinline__ void keep_better(float &best, int &index, float other, int other_index) {
-    if (other > best || (other == best && other_index < index)) best = other, index = other_index;
-}
-
 extern "C" __global__ void __launch_bounds__(THREADS) row_product(const __grid_constant__ RowProduct p) {
+#if NORM
     __shared__ float inverses[ROWS];
+#endif
 #if EPILOGUE == CHOOSE
     __shared__ float block_best[TILES][ROWS];
     __shared__ int block_index[TILES][ROWS];
@@ -135,7 +98,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) row_product(const __grid_c
 #pragma unroll
     for (int i = 0; i < FRAGMENTS; ++i)
 #pragma unroll
-        for (int j = 0; j < 2; ++j) best[i][j] = -infinity(), best_index[i][j] = 0;
+        for (int j = 0; j < 2; ++j) best[i][j] = -infinity(), best_index[i][j] = NONE;
 #endif
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const int first_row = blockIdx.y * ROWS, tiles = (p.outputs + 15) / 16, blocks = (tiles + TILES - 1) / TILES;
@@ -178,13 +141,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) row_product(const __grid_c
     }
 #endif
 #if NORM
-    for (int row = warp; row < ROWS; row += WARPS) {
-        const float *parts = p.squares + (long long)min(first_row + row, p.rows - 1) * p.square_parts;
-        float total = 0.0f;
-        for (int i = lane; i < p.square_parts; i += 32) total += parts[i];
-        total = group_sum<32>(total, inverses);
-        if (lane == 0) inverses[row] = 1.0f / sqrtf(total / (float)WIDTH + p.epsilon);
-    }
+    row_factors<ROWS, THREADS>(p, first_row, WIDTH, inverses, threadIdx.x);
 #endif
 #if ROUND >= OWN
     stage_rows(p, stage, 0, warp, lane, first_row);
@@ -253,7 +210,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) row_product(const __grid_c
             // x, y: rows `row` and the next of output n; z, w: of output n + 8.
             const int in_block = fragment % GROUPS * 8 + lane % 4 * 2, row = first_row + in_block;
             const int tile = block * TILES + fragment / GROUPS, n = tile * 16 + lane / 4;
-            const bool low = n < p.outputs, high = n + 8 < p.outputs;
+            [[maybe_unused]] const bool low = n < p.outputs, high = n + 8 < p.outputs;
 #if NORM
             total.x *= inverses[in_block], total.z *= inverses[in_block];
             total.y *= inverses[in_block + 1], total.w *= inverses[in_block + 1];

@@ -15,7 +15,7 @@ struct CheckDecoder: ParsableCommand {
         commandName: "decoder",
         abstract: "Hold decoding on the GPU against decoding on the CPU in float32.",
         discussion: """
-            Ragged prompts of 1, 3, 10 and 40 sequences, then steps: logits are compared, and steps that follow each other on \
+            Ragged prompts of 1 to 200 sequences, then steps: logits are compared, and steps that follow each other on \
             the GPU with single ones. Without a model: small ones with random weights, one of each kind that the kernels \
             tell apart, and decoders that take their weights from models in training: against decoders of their checkpoints, \
             and against the training form. Needs a Hopper GPU. Fails when a comparison does.

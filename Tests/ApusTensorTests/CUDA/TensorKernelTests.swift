@@ -26,9 +26,14 @@ struct KernelVariant: Sendable, CustomTestStringConvertible {
     static func rows(
         _ rows: Int, width: Int, outputs: Int, _ epilogue: CUDARowProduct.Epilogue, norm: Bool = false
     ) -> KernelVariant {
+        let parts = CUDARowProduct(
+            width: width, outputs: width, rows: rows, epilogue: .add, multiprocessors: 132
+        ).squareParts
         let product = CUDARowProduct(
-            width: width, outputs: outputs, rows: rows, epilogue: epilogue, hasNorm: norm, multiprocessors: 132)
-        return KernelVariant(file: "row_products.cu", defines: product.defines)
+            width: width, outputs: outputs, rows: rows, epilogue: epilogue, inputParts: norm ? parts : 0,
+            multiprocessors: 132)
+        return KernelVariant(
+            file: product.file, defines: product.defines, isFast: product.file == "tall_products.cu")
     }
 
     /// Products of the layers of SmolLM2 and of an 8B Llama.
@@ -44,7 +49,9 @@ struct KernelVariant: Sendable, CustomTestStringConvertible {
     }
 
     static let all =
-        KernelSources.kernels.keys.sorted().filter { !$0.hasPrefix("attention_") && $0 != "row_products.cu" }.map {
+        KernelSources.kernels.keys.sorted().filter {
+            !$0.hasPrefix("attention_") && !$0.hasSuffix("_products.cu")
+        }.map {
             KernelVariant(file: $0)
         } + rowProducts
         + attention(key: 64, value: 64) + attention(key: 96, value: 96) + attention(key: 128, value: 128)

@@ -3,7 +3,7 @@ import ApusTensor
 
 /// Holds the GPU's decoder against the CPU's in float32: `apus check decoder`.
 ///
-/// Ragged prompts of 1, 3, 10 and 40 sequences in shuffled pages, then steps with given tokens: logits are compared. Steps that
+/// Ragged prompts of 1 to 200 sequences in shuffled pages, then steps with given tokens: logits are compared. Steps that
 /// follow each other on the GPU must choose what single steps choose.
 public struct GPUDecoderCheck {
     /// How a model did.
@@ -80,10 +80,11 @@ public struct GPUDecoderCheck {
     public func run(_ checkpoint: any Checkpoint) throws -> [Outcome] {
         let limit = min(checkpoint.configuration.maxPositions, 2048)
         let gpu = try GPUDecoder(
-            checkpoint: checkpoint, limits: .init(sequences: 40, tokens: limit, pages: 400, chunk: 700), device: device)
+            checkpoint: checkpoint, limits: .init(sequences: 200, tokens: limit, pages: 400, chunk: 700),
+            device: device)
         let cpu = try Decoder(checkpoint: checkpoint, backend: CPUBackend(precision: .float32))
         var outcomes: [Outcome] = []
-        for (sequences, longest) in [(1, 300), (1, 1300), (3, 200), (10, 150), (40, 100)] {
+        for (sequences, longest) in [(1, 300), (1, 1300), (3, 200), (10, 150), (40, 100), (200, 20)] {
             let longest = min(longest, limit - 2 * Self.steps - 1)
             outcomes.append(try compare(gpu, cpu, sequences: sequences, longest: longest, checkpoint.name))
         }

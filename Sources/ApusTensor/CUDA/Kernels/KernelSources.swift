@@ -16,6 +16,7 @@ public enum KernelSources {
         "rope.cu": text(PackageResources.rope_cu),
         "row_products.cu": text(PackageResources.row_products_cu),
         "swiglu.cu": text(PackageResources.swiglu_cu),
+        "tall_products.cu": text(PackageResources.tall_products_cu),
     ]
 
     /// What kernel files include, those of other targets too.
@@ -25,6 +26,7 @@ public enum KernelSources {
         CUDASource.Header(name: "attention_panels.cuh", text: text(PackageResources.attention_panels_cuh)),
         CUDASource.Header(name: "fragments.cuh", text: text(PackageResources.fragments_cuh)),
         CUDASource.Header(name: "ptx.cuh", text: text(PackageResources.ptx_cuh)),
+        CUDASource.Header(name: "row_products.cuh", text: text(PackageResources.row_products_cuh)),
         CUDASource.Header(name: "rows.cuh", text: text(PackageResources.rows_cuh)),
         CUDASource.Header(name: "softmax.cuh", text: text(PackageResources.softmax_cuh)),
     ]

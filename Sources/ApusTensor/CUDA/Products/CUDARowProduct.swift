@@ -1,5 +1,6 @@
 /// A product of few rows with a bf16 weight on a GPU, for decoder steps in which each sequence gets one token: how
-/// `row_products.cu` is compiled and launched for a shape. The reasons stand in `docs/gpu-decoder.md`.
+/// `row_products.cu` or, for more rows, `tall_products.cu` is compiled and launched for a shape. The reasons stand in
+/// `docs/gpu-decoder.md`.
 package struct CUDARowProduct: Sendable, Hashable {
     /// What becomes of the products.
     package enum Epilogue: Int, Sendable, CaseIterable {
@@ -13,7 +14,7 @@ package struct CUDARowProduct: Sendable, Hashable {
         case choose
     }
 
-    /// `struct RowProduct` of `row_products.cu`: addresses on the GPU.
+    /// `struct RowProduct` of `row_products.cuh`: addresses on the GPU.
     package struct Operands: BitwiseCopyable {
         /// `[rows][width]` bf16.
         package var x: UInt64
@@ -21,7 +22,7 @@ package struct CUDARowProduct: Sendable, Hashable {
         package var weight: UInt64
         /// `[outputs]` float32, or 0.
         package var bias: UInt64 = 0
-        /// With a norm: `[rows][squareParts]` float32, which add up to the sums of squares.
+        /// With a norm: `[rows][inputParts]` float32, which add up to the sums of squares.
         package var squares: UInt64 = 0
         /// bf16: `[rows][outputs]`, with SwiGLU half as wide.
         package var out: UInt64 = 0
@@ -29,7 +30,7 @@ package struct CUDARowProduct: Sendable, Hashable {
         package var sums: UInt64 = 0
         /// `[outputs]` float32: the weight of the next norm.
         package var nextWeight: UInt64 = 0
-        /// `[rows][tiles]` float32: parts of the next norm's sums of squares.
+        /// `[rows][squareParts]` float32: parts of the next norm's sums of squares.
         package var nextSquares: UInt64 = 0
         /// `[rows]` float32; 0 chooses the largest.
         package var temperatures: UInt64 = 0
@@ -42,10 +43,9 @@ package struct CUDARowProduct: Sendable, Hashable {
         /// Rows of x.
         package var rows: Int32
         fileprivate var outputs: Int32 = 0
-        /// Parts of a row's sum of squares.
-        package var squareParts: Int32 = 0
         /// Of the norm.
         package var epsilon: Float = 0
+        private var unused: Int32 = 0
 
         /// Operands; everything else is set where the epilogue needs it.
         package init(x: UInt64, weight: UInt64, rows: Int) {
@@ -55,88 +55,177 @@ package struct CUDARowProduct: Sendable, Hashable {
         }
     }
 
+    /// Which kernel, and how it is compiled.
+    fileprivate enum Kernel: Hashable {
+        /// `row_products.cu`: rows of x and tiles of 16 weight rows in a block, warps that share out the width, units of 64
+        /// elements whose x a warp has in shared memory at a time (0: in registers).
+        case few(rows: Int, tiles: Int, warps: Int, staged: Int)
+        /// `tall_products.cu`: weight rows of a block, warpgroups of 64 rows of x, panels on their way.
+        case tall(columns: Int, groups: Int, stages: Int)
+    }
+
     /// Elements of a row, and rows of the weight.
     package let width: Int, outputs: Int
     /// Rows of x.
     package let rows: Int
     /// What becomes of the products.
     package let epilogue: Epilogue
-    /// Whether x still gets the factor of a norm.
-    package let hasNorm: Bool
-    /// Rows of x in a block; tiles of 16 weight rows in a block at a time.
-    let blockRows: Int, tiles: Int
-    /// Warps of a block, which share out the width.
-    let warps: Int
-    /// Units of 64 elements whose x a warp has in shared memory at a time; 0: in registers.
-    let staged: Int
+    /// Parts of a row's sum of squares, where x still gets the factor of a norm; 0 elsewhere.
+    package let inputParts: Int
+    private let kernel: Kernel
     /// Blocks over the outputs.
-    let columns: Int
+    private let columns: Int
 
-    /// The shape's settings. Precondition: the width is a multiple of 8; with SwiGLU, outputs of 16.
+    /// The shape's settings. `inputParts`: of the sums of squares, where there is a norm; 0 for none. Precondition: the width
+    /// is a multiple of 8; outputs too except with ``Epilogue/choose``, with SwiGLU of 16.
     package init(
-        width: Int, outputs: Int, rows: Int, epilogue: Epilogue, hasNorm: Bool, multiprocessors: Int
+        width: Int, outputs: Int, rows: Int, epilogue: Epilogue, inputParts: Int = 0, multiprocessors: Int
     ) {
         precondition(width > 0 && width % 8 == 0 && outputs > 0 && rows > 0, "[\(rows), \(width)] x [\(outputs)]")
-        precondition(epilogue != .swiglu || outputs % 16 == 0, "SwiGLU of \(outputs) rows by turns")
+        precondition(
+            epilogue == .choose || outputs % (epilogue == .swiglu ? 16 : 8) == 0, "\(outputs) outputs of \(epilogue)")
         self.width = width
         self.outputs = outputs
         self.rows = rows
         self.epilogue = epilogue
-        self.hasNorm = hasNorm
-        blockRows = [8, 16, 32].first { $0 >= rows } ?? 64
-        let all = (outputs + 15) / 16
-        let rowBlocks = (rows + blockRows - 1) / blockRows
-        // Few rows are bound by the weight's way to the registers: many small blocks. Many rows come again for each block.
-        let isLarge = blockRows >= 32 && all * rowBlocks > multiprocessors * 3 / 2
-        tiles = epilogue == .choose || isLarge ? 2 : 1
+        self.inputParts = inputParts
+        let smallBlocks = (outputs + 15) / 16 * ((rows + 63) / 64)
+        let isFew = rows <= 16 || (epilogue != .choose && smallBlocks <= multiprocessors)
+        kernel =
+            isFew
+            ? Self.few(width: width, rows: rows, epilogue)
+            : Self.tall(width: width, outputs: outputs, rows: rows, epilogue, multiprocessors)
+        let blocks = (outputs + kernel.columns - 1) / kernel.columns
+        let rowBlocks = (rows + kernel.rows - 1) / kernel.rows
+        // Blocks that go on to further tiles: as many as are on the GPU at a time.
+        let resident = kernel.resident(epilogue) * multiprocessors
+        columns = epilogue == .choose ? min(blocks, max(1, resident / rowBlocks)) : blocks
+    }
+
+    /// Few rows are bound by the weight's way to the registers: many small blocks.
+    private static func few(width: Int, rows: Int, _ epilogue: Epilogue) -> Kernel {
+        let blockRows = [8, 16, 32].first { $0 >= rows } ?? 64
+        let tiles = epilogue == .choose ? 2 : 1
         let units = (width + 63) / 64
-        // Registers of 64 rows and two tiles allow 12 warps, or 8 where each has many units.
+        // Registers of 64 rows allow 12 warps, or 8 where each has many units.
         let most = blockRows < 64 ? 16 : units <= 24 ? 12 : 8
         let own = (units + most - 1) / most
         let warps = max(4, (units + own - 1) / own)
-        self.warps = warps
-        let sums = warps * tiles * (blockRows / 8) * 512
         if blockRows <= 16 && own * blockRows / 8 <= 6 {
-            staged = 0
-        } else {
-            // Two blocks on a multiprocessor where sums take the place of x; a block that goes on keeps both.
-            let room = epilogue == .choose ? (224 << 10) - sums : 100 << 10
-            staged = min(own, max(1, room / (warps * blockRows * 128)))
+            return .few(rows: blockRows, tiles: tiles, warps: warps, staged: 0)
         }
-        let blocks = (all + tiles - 1) / tiles
-        // Blocks that go on to further tiles: as many as are on the GPU at a time.
-        let resident = multiprocessors * (blockRows <= 16 ? 3 : 1) / rowBlocks
-        columns = epilogue == .choose ? min(blocks, max(1, resident)) : blocks
+        // Two blocks on a multiprocessor, whose sums take the place of x unless they go on to further tiles.
+        let room = (100 << 10) / (warps * blockRows * 128)
+        return .few(rows: blockRows, tiles: tiles, warps: warps, staged: min(own, max(1, room)))
+    }
+
+    /// The narrowest blocks that are on the GPU all at once, or the widest; the head's, which go on to further tiles, are wide.
+    /// Other blocks leave room for one of the kernel before or after them.
+    private static func tall(
+        width: Int, outputs: Int, rows: Int, _ epilogue: Epilogue, _ multiprocessors: Int
+    ) -> Kernel {
+        let groups = epilogue == .choose && rows > 64 ? 2 : 1
+        let rowBlocks = (rows + 63) / 64
+        let fitting = [16, 32, 48, 64, 96].first { (outputs + $0 - 1) / $0 * rowBlocks <= multiprocessors } ?? 128
+        let columns = epilogue == .choose ? 128 : fitting
+        let stages = (groups == 2 ? 200 << 10 : 110 << 10) / ((64 * groups + columns) * 128)
+        return .tall(columns: columns, groups: groups, stages: min((width + 63) / 64, stages))
     }
 
     /// Parts of the sums of squares that ``Epilogue/add`` leaves of a row.
-    package var squareParts: Int { (outputs + 15) / 16 }
+    package var squareParts: Int {
+        if case .tall(let columns, _, _) = kernel { return (outputs + columns - 1) / columns }
+        return (outputs + 15) / 16
+    }
     /// Candidates of a row that ``Epilogue/choose`` leaves.
     package var candidates: Int { columns }
     /// Bytes of dynamic shared memory.
-    package var sharedMemory: Int {
-        let (x, sums) = (warps * staged * blockRows * 128, warps * tiles * (blockRows / 8) * 512)
-        return epilogue == .choose ? x + sums : max(x, sums)
+    package var sharedMemory: Int { kernel.sharedMemory(epilogue) }
+    /// The kernel's file.
+    package var file: String {
+        if case .tall = kernel { return "tall_products.cu" }
+        return "row_products.cu"
     }
     /// Macros.
     package var defines: [String: Int] {
-        [
-            "WIDTH": width, "ROWS": blockRows, "TILES": tiles, "WARPS": warps, "NORM": hasNorm ? 1 : 0,
-            "EPILOGUE": epilogue.rawValue, "ROUND": staged,
+        let common = [
+            "WIDTH": width, "NORM": inputParts > 0 ? 1 : 0, "PARTS": max(inputParts, 1), "EPILOGUE": epilogue.rawValue,
         ]
+        let own =
+            switch kernel {
+            case .few(let rows, let tiles, let warps, let staged):
+                ["ROWS": rows, "TILES": tiles, "WARPS": warps, "ROUND": staged]
+            case .tall(let columns, let groups, let stages):
+                ["COLUMNS": columns, "GROUPS": groups, "STAGES": stages]
+            }
+        return common.merging(own) { $1 }
     }
 
     /// What is compiled.
-    package var source: CUDASource {
-        KernelSources.source("row_products.cu", defines: defines.mapValues(String.init))
+    package var source: CUDASource { KernelSources.source(file, defines: defines.mapValues(String.init)) }
+
+    /// The compiled kernel. Finding it hashes its source: it is worth keeping.
+    package func load(_ modules: CUDAModuleCache) throws -> CUDAKernel {
+        try modules.kernel(file == "tall_products.cu" ? "tall_product" : "row_product", in: source)
     }
 
-    /// Queues the product; its start overlaps the end of the kernel before it, for whose results it waits.
-    package func launch(_ operands: Operands, on stream: CUDAStream) throws {
+    /// Queues the product by the kernel that ``load(_:)`` gave; its start overlaps the end of the kernel before it, for whose
+    /// results it waits.
+    package func launch(_ loaded: CUDAKernel, _ operands: Operands, on stream: CUDAStream) throws {
         var operands = operands
         operands.outputs = Int32(outputs)
-        try stream.device.modules.kernel("row_product", in: source).launch(
-            grid: CUDAExtent(columns, (rows + blockRows - 1) / blockRows), block: CUDAExtent(32 * warps),
-            sharedMemory: sharedMemory, attributes: [.overlapsPredecessor], on: stream, .value(operands))
+        let grid = CUDAExtent(columns, (rows + kernel.rows - 1) / kernel.rows)
+        guard case .tall(let weightRows, _, _) = kernel else {
+            return try loaded.launch(
+                grid: grid, block: CUDAExtent(kernel.threads), sharedMemory: sharedMemory,
+                attributes: [.overlapsPredecessor], on: stream, .value(operands))
+        }
+        func map(_ address: UInt64, rows: Int, box: Int) throws -> CUDATensorMap {
+            try CUDATensorMap(
+                .bf16, address: address, extents: [width, rows, 1], strides: [width * 2, width * 2 * rows],
+                box: [64, box, 1])
+        }
+        let x = try map(operands.x, rows: rows, box: kernel.rows)
+        let weight = try map(operands.weight, rows: outputs, box: weightRows)
+        try loaded.launch(
+            grid: grid, block: CUDAExtent(kernel.threads), sharedMemory: sharedMemory,
+            attributes: [.overlapsPredecessor], on: stream, .value(x), .value(weight), .value(operands))
+    }
+}
+
+extension CUDARowProduct.Kernel {
+    /// Rows of x and outputs of a block.
+    fileprivate var rows: Int {
+        switch self {
+        case .few(let rows, _, _, _): rows
+        case .tall(_, let groups, _): 64 * groups
+        }
+    }
+    fileprivate var columns: Int {
+        switch self {
+        case .few(_, let tiles, _, _): 16 * tiles
+        case .tall(let columns, _, _): columns
+        }
+    }
+    fileprivate var threads: Int {
+        switch self {
+        case .few(_, _, let warps, _): 32 * warps
+        case .tall(_, let groups, _): 128 * groups + 32
+        }
+    }
+    fileprivate func sharedMemory(_ epilogue: CUDARowProduct.Epilogue) -> Int {
+        switch self {
+        case .few(let rows, let tiles, let warps, let staged):
+            let (x, sums) = (warps * staged * rows * 128, warps * tiles * (rows / 8) * 512)
+            return epilogue == .choose ? x + sums : max(x, sums)
+        case .tall(let columns, let groups, let stages): return stages * (64 * groups + columns) * 128
+        }
+    }
+    /// Blocks on a multiprocessor.
+    fileprivate func resident(_ epilogue: CUDARowProduct.Epilogue) -> Int {
+        switch self {
+        case .few: max(1, min(3, (220 << 10) / sharedMemory(epilogue)))
+        case .tall(_, let groups, _): groups == 1 ? 2 : 1
+        }
     }
 }
