@@ -117,7 +117,8 @@ def alternatives(name, batch):
     if batch <= 16:
         return []
     if name == "head":
-        return [Tall(256, 2, 4), Tall(256, 1, 2), Tall(192, 1, 3), Tall(128, 1, 4), Tall(128, 2, 3), Tall(128, 2, 6), Tall(96, 1, 5)]
+        return [
+            Tall(256, 2, 4), Tall(256, 1, 2), Tall(192, 1, 3), Tall(128, 1, 4), Tall(128, 2, 3), Tall(128, 2, 6), Tall(96, 1, 5)]
     panels = 24 if name == "down" else 9
     widths = {"qkv": (16, 32, 48, 64), "out": (16, 32, 48, 64), "up": (32, 48, 64, 96, 128), "down": (16, 32, 48, 64)}[name]
     found = []

@@ -7,7 +7,6 @@ with a layer's own weights and pages. Times are the medians of 15 replays.
 """
 
 import argparse
-import ctypes
 import os
 import statistics
 import sys
@@ -19,7 +18,9 @@ import torch
 
 import driver
 import nvrtc
-from decoder_settings import *
+from decoder_settings import (
+    ADD, CHOOSE, PAGE, SMOLLM2, STEPS, STORE, SWIGLU, GroupedStep, Product, RowProduct, alternatives, few, step_definitions,
+    step_settings, tall)
 
 CACHE = os.environ.get("APUS_CUBINS")
 
@@ -87,7 +88,8 @@ class Model:
         self.table = torch.randperm(self.pages, device="cuda", dtype=torch.int32).view(batch, stride)
         self.cache = torch.randn(s.layers, self.pages, s.groups, PAGE, 2 * s.head, device="cuda", dtype=torch.bfloat16)
         self.lengths = torch.full((batch,), context, device="cuda", dtype=torch.int32)
-        angle = torch.arange(context + 1, device="cuda")[:, None] * 1e5 ** -(torch.arange(s.head // 2, device="cuda") / (s.head // 2))
+        pairs = torch.arange(s.head // 2, device="cuda") / (s.head // 2)
+        angle = torch.arange(context + 1, device="cuda")[:, None] * 1e5**-pairs
         self.cosine, self.sine = angle.cos().contiguous(), angle.sin().contiguous()
         self.tokens = torch.randint(s.vocabulary, (batch,), device="cuda", dtype=torch.int32)
         new = lambda *n, t=torch.bfloat16: torch.zeros(batch, *n, device="cuda", dtype=t)

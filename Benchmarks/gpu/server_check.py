@@ -4,7 +4,8 @@ usage: server_check.py APUS MODEL [--context N]
 
 Needs nothing but Python and a Hopper GPU. Prompts of random tokens run beside each other, twice (the second time they are found in
 the prefix cache): log-probabilities of the prompts' tokens, greedy tokens, and the first of them. Then greedy tokens chosen on the
-GPU against those drawn on the host, and seeded draws against their repetition. Exit code 1 where the last two differ.
+GPU against those drawn on the host, and seeded draws against their repetition; and embeddings. Exit code 1 where the last three
+differ.
 """
 
 import argparse
@@ -39,11 +40,17 @@ class Server:
                 time.sleep(0.1)
         print(f"{' '.join(map(str, arguments)) or 'CPU'}: ready after {time.monotonic() - start:.1f} s", flush=True)
 
-    def ask(self, **body):
-        body = json.dumps(dict(model="model", ignore_eos=True, **body)).encode()
+    def post(self, path, **body):
         request = urllib.request.Request(
-            f"http://127.0.0.1:{self.port}/v1/completions", body, {"content-type": "application/json"})
-        return json.load(urllib.request.urlopen(request, timeout=300))["choices"]
+            f"http://127.0.0.1:{self.port}/v1/{path}", json.dumps(dict(model="model", **body)).encode(),
+            {"content-type": "application/json"})
+        return json.load(urllib.request.urlopen(request, timeout=300))
+
+    def ask(self, **body):
+        return self.post("completions", ignore_eos=True, **body)["choices"]
+
+    def embedding(self, prompt):
+        return self.post("embeddings", input=prompt)["data"][0]["embedding"]
 
     def logprobs(self, prompt):
         return self.ask(prompt=prompt, max_tokens=GENERATED, temperature=0, logprobs=1, echo=True)[0]["logprobs"]
@@ -75,6 +82,9 @@ def main(arguments):
                 print(
                     f"{cache} cache, {n:5} tokens: prompt's log-probabilities within {max(given, default=0):.3f}, "
                     f"{same} of {GENERATED} greedy tokens equal, the first's log-probability within {first:.3f}", flush=True)
+        pairs = list(zip(pool.map(gpu.embedding, prompts), pool.map(cpu.embedding, prompts)))
+    cosine = min(sum(x * y for x, y in zip(a, b)) for a, b in pairs)
+    print(f"embeddings: the smallest cosine between GPU and CPU is {cosine:.5f}")
     question = dict(prompt=prompts[-1][:65], max_tokens=40, temperature=0)
     chosen, drawn = gpu.ask(**question)[0]["text"], gpu.ask(**question, logprobs=1)[0]["text"]
     draws = [[c["text"] for c in gpu.ask(prompt=prompts[-1][:65], max_tokens=40, temperature=1, seed=1, n=3)] for _ in range(2)]
@@ -82,7 +92,7 @@ def main(arguments):
     print("seeded draws repeat:", draws[0] == draws[1])
     gpu.end()
     cpu.end()
-    return 0 if chosen == drawn and draws[0] == draws[1] else 1
+    return 0 if chosen == drawn and draws[0] == draws[1] and cosine > 0.99 else 1
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ public final class ConstraintVocabulary: Sendable {
     /// - Throws: ``ConstraintVocabularyError``.
     public convenience init(_ model: LanguageModel) throws(ConstraintVocabularyError) {
         try self.init(
-            model.tokenizer, endTokens: model.endTokens, size: model.decoder.configuration.vocabularySize)
+            model.tokenizer, endTokens: model.endTokens, size: model.configuration.vocabularySize)
     }
 }
 

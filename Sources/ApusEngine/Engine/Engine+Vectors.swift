@@ -39,7 +39,7 @@ extension Engine {
     public func scores(
         of prompts: [[Int32]], priority: Int = 0, deadline: ContinuousClock.Instant? = nil
     ) async throws(EngineError) -> [[Float]] {
-        guard case .score = model.decoder.configuration.head else {
+        guard case .score = model.configuration.head else {
             throw EngineError.unsupported("the model has a language-model head: it gives no scores")
         }
         return try await vectors(of: prompts, .scores, priority, deadline)
@@ -49,7 +49,7 @@ extension Engine {
     private func vectors(
         of prompts: [[Int32]], _ kind: Job.VectorKind, _ priority: Int, _ deadline: ContinuousClock.Instant?
     ) async throws(EngineError) -> [[Float]] {
-        for prompt in prompts { try EngineSizes.check(prompt, context: context, model.decoder, generates: false) }
+        for prompt in prompts { try EngineSizes.check(prompt, context: context, model.configuration, generates: false) }
         let collector = VectorCollector(count: prompts.count)
         var numbers: [Int] = []
         do {

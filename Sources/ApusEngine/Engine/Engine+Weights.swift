@@ -20,10 +20,10 @@ extension Engine {
         guard configuration.device == .cpu else {
             throw EngineError.unsupported("weights of an engine on \(configuration.device) cannot be replaced yet")
         }
-        let (old, new) = (model.decoder.configuration, decoder.configuration)
+        let (old, new) = (model.configuration, decoder.configuration)
         for (name, expected, found) in [
             ("layers", old.layerCount, new.layerCount), ("vocabulary", old.vocabularySize, new.vocabularySize),
-            ("outputs", model.decoder.outputWidth, decoder.outputWidth),
+            ("outputs", old.outputWidth, new.outputWidth),
             ("positions", old.maxPositions, new.maxPositions),
         ] where expected != found {
             throw EngineError.weights("\(name): expected \(expected), found \(found)")

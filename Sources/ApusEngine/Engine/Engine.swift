@@ -29,7 +29,7 @@ public final class Engine: Sendable {
     /// An engine for a model; its thread starts at once.
     /// - Throws: ``EngineError`` when a number is out of range; cache errors when memory cannot be had.
     public init(_ model: LanguageModel, _ configuration: EngineConfiguration = EngineConfiguration()) throws {
-        let sizes = try EngineSizes(model.decoder, configuration)
+        let sizes = try EngineSizes(model, configuration)
         self.model = model
         self.configuration = configuration
         context = sizes.context
@@ -176,19 +176,19 @@ public final class Engine: Sendable {
     }
 
     private func check(_ request: GenerationRequest) throws(EngineError) {
-        guard case .languageModel = model.decoder.configuration.head else {
+        guard case .languageModel = model.configuration.head else {
             throw EngineError.unsupported("the model has a score head: it gives scores, no text")
         }
         do { try request.sampling.validate() } catch { throw EngineError.sampling(error) }
         for (name, found, range) in [
             ("n", request.samples, 1...configuration.maxSequences),
-            ("prompt logprobs", request.promptLogprobs ?? 0, 0...model.decoder.outputWidth),
+            ("prompt logprobs", request.promptLogprobs ?? 0, 0...model.configuration.outputWidth),
         ] where !range.contains(found) {
             throw EngineError.outOfRange(
                 name: name, expected: "an integer from \(range.lowerBound) to \(range.upperBound)", found: found)
         }
         try EngineSizes.check(
-            request.prompt, context: context, model.decoder, generates: request.sampling.maxTokens > 0)
+            request.prompt, context: context, model.configuration, generates: request.sampling.maxTokens > 0)
     }
 
     static func cancel(_ number: Int, _ shared: Monitor<EngineShared>) {

@@ -9,13 +9,13 @@ struct EngineSizes {
     /// Steps of more tokens round the activations of some weights.
     let exactTokens: Int
 
-    init(_ decoder: Decoder, _ configuration: EngineConfiguration) throws {
+    init(_ model: LanguageModel, _ configuration: EngineConfiguration) throws {
         func check(_ name: String, _ found: Int, _ range: ClosedRange<Int>) throws(EngineError) {
             guard !range.contains(found) else { return }
             throw EngineError.outOfRange(
                 name: name, expected: "an integer from \(range.lowerBound) to \(range.upperBound)", found: found)
         }
-        let limit = decoder.configuration.maxPositions
+        let limit = model.configuration.maxPositions
         context = configuration.context ?? min(limit, 4096)
         try check("context", context, 2...max(limit, 2))
         try check("page size", configuration.pageSize, 1...65536)
@@ -23,10 +23,17 @@ struct EngineSizes {
         try check("tokens of a step", configuration.stepTokens, configuration.maxSequences...1 << 20)
         try check("prompt tokens beside decoding", configuration.promptTokensBesideDecoding, 1...1 << 20)
         try check("drafted tokens", configuration.maxDrafts, 1...64)
-        exactTokens = configuration.device == .cpu ? decoder.exactRows : Int.max
-        if configuration.device != .cpu { try Self.checkOnGPU(decoder, configuration) }
+        if configuration.device == .cpu {
+            guard model.hasWeights else {
+                throw EngineError.unsupported("a model that was loaded without its weights: not on the CPU")
+            }
+            exactTokens = model.decoder.exactRows
+        } else {
+            exactTokens = Int.max
+            try Self.checkOnGPU(model, configuration)
+        }
         if configuration.isBatchInvariant {
-            if case .longRope(let short, let long, _, _) = decoder.configuration.rotary.scaling, short != long {
+            if case .longRope(let short, let long, _, _) = model.configuration.rotary.scaling, short != long {
                 throw EngineError.unsupported(
                     "batch-invariant mode: LongRoPE rotates a token by the length of its sequence at the end of its step"
                 )
@@ -46,13 +53,13 @@ struct EngineSizes {
         } else if configuration.device != .cpu {
             pages = nil
         } else {
-            let bytes = try decoder.cacheBytesPerPage(pageSize: size, type: configuration.cacheType)
+            let bytes = try model.decoder.cacheBytesPerPage(pageSize: size, type: configuration.cacheType)
             pages = max(min((1 << 30) / bytes, configuration.maxSequences * needed), needed)
         }
     }
 
     /// What engines on a GPU do not do.
-    private static func checkOnGPU(_ decoder: Decoder, _ configuration: EngineConfiguration) throws {
+    private static func checkOnGPU(_ model: LanguageModel, _ configuration: EngineConfiguration) throws {
         func refuse(_ what: String) throws(EngineError) {
             throw .unsupported("\(what): not on \(configuration.device)")
         }
@@ -62,17 +69,19 @@ struct EngineSizes {
         if let type = configuration.cacheType, type != .bf16 { try refuse("a cache in \(type) instead of bf16") }
         if configuration.isBatchInvariant { try refuse("batch-invariant mode") }
         if case .draftModel = configuration.speculation { try refuse("a draft model") }
-        if decoder.tensorParallel != nil { try refuse("a model cut over ranks") }
-        try GPUDecoder.require(decoder.configuration)
+        if model.hasWeights, model.decoder.tensorParallel != nil { try refuse("a model cut over ranks") }
+        try GPUDecoder.require(model.configuration)
     }
 
     /// Checks token ids that come from outside.
-    static func check(_ prompt: [Int32], context: Int, _ decoder: Decoder, generates: Bool) throws(EngineError) {
+    static func check(
+        _ prompt: [Int32], context: Int, _ model: DecoderConfiguration, generates: Bool
+    ) throws(EngineError) {
         guard !prompt.isEmpty else { throw EngineError.prompt(.emptyPrompt) }
         guard prompt.count + (generates ? 1 : 0) <= context else {
             throw EngineError.prompt(.promptTooLong(tokens: prompt.count, context: context))
         }
-        let vocabulary = decoder.configuration.vocabularySize
+        let vocabulary = model.vocabularySize
         if let unknown = prompt.first(where: { $0 < 0 || Int($0) >= vocabulary }) {
             throw EngineError.prompt(.unknownToken(Int(unknown), vocabulary: vocabulary))
         }

@@ -35,7 +35,7 @@ final class CPUStepExecutor: StepExecutor {
             latentReading: isBatchInvariant ? .absorbed : nil)
     }
 
-    func hiddenStates(_ rows: Range<Int>) -> Tensor { hidden.rows(rows) }
+    func normalizedStates(_ rows: Range<Int>) -> Tensor { decoder.normalized(hidden.rows(rows)) }
 
     func logits(rows: [Int]) throws -> Tensor {
         try commands?.send(.logits(rows: rows.map { Int32($0) }))

@@ -81,7 +81,7 @@ extension EngineCore {
         logits.withMutableElements(of: Float.self) { elements in
             guard let base = elements.baseAddress else { return }
             let all = LogitRows(base: base, width: logits.shape[1], count: rows.count)
-            decoder.backend.concurrently(draws.count) { [model, starts] index in
+            model.backend.concurrently(draws.count) { [model, starts] index in
                 let draw = draws[index]
                 draw.run(all.rows(from: starts[index], count: draw.rows.count), model)
             }
@@ -164,7 +164,7 @@ extension EngineCore {
             sums.withUnsafeMutableBufferPointer { sums in
                 // Unchecked: each row's sum is written by one worker.
                 nonisolated(unsafe) let sums = sums
-                decoder.backend.concurrently(sums.count) { index in
+                model.backend.concurrently(sums.count) { index in
                     let row = UnsafeBufferPointer(rows[index])
                     guard let best = LogitScan.largest(row) else { return }
                     sums[index] = Exponentials.logSum(row, largest: best.value)

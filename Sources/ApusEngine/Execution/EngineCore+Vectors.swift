@@ -6,17 +6,18 @@ extension EngineCore {
     /// - Parameter rows: the entry's among the step's.
     func pool(_ entry: StepPlan.Entry, _ rows: Range<Int>) throws {
         guard let job = jobs[entry.sequence.tag], case .vector(let kind, _) = job.output else { return }
-        let hidden = try executor.hiddenStates(rows)
-        let last = hidden.rows(hidden.shape[0] - 1..<hidden.shape[0])
+        let last = rows.upperBound - 1
         switch kind {
         case .embedding(.mean):
+            let states = try executor.normalizedStates(rows)
             // A prompt that lost its pages begins again.
-            if entry.start == 0 { job.vector = Array(repeating: 0, count: hidden.shape[1]) }
-            decoder.normalized(hidden).withElements(of: Float.self) { rows in
-                for index in rows.indices { job.vector[index % hidden.shape[1]] += rows[index] }
+            if entry.start == 0 { job.vector = Array(repeating: 0, count: states.shape[1]) }
+            states.withElements(of: Float.self) { elements in
+                for index in elements.indices { job.vector[index % states.shape[1]] += elements[index] }
             }
-        case .embedding(.last): if entry.reachesEnd { job.vector = decoder.normalized(last).floats }
-        case .scores: if entry.reachesEnd { job.vector = decoder.logits(ofHidden: last).floats }
+        case .embedding(.last):
+            if entry.reachesEnd { job.vector = try executor.normalizedStates(last..<last + 1).floats }
+        case .scores: if entry.reachesEnd { job.vector = try executor.logits(rows: [last]).floats }
         }
         scheduler.advance(entry.sequence, to: entry.start + entry.count)
         guard entry.reachesEnd else { return }

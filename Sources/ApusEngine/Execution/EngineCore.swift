@@ -9,7 +9,6 @@ final class EngineCore {
     let context: Int
     let shared: Monitor<EngineShared>
     let clock = ContinuousClock()
-    var decoder: Decoder
     var scheduler: Scheduler
     /// Requests that have not ended.
     var jobs: [Int: Job] = [:]
@@ -31,7 +30,6 @@ final class EngineCore {
         self.configuration = configuration
         self.shared = shared
         context = sizes.context
-        decoder = model.decoder
         self.executor = executor
         var limits = Scheduler.Limits(
             stepTokens: sizes.stepTokens, maxSequences: configuration.maxSequences, pages: pages,
@@ -41,7 +39,7 @@ final class EngineCore {
         draftPlanner = DraftPlanner(rows: min(configuration.stepTokens, 128))
         if case .draftModel(let draft) = configuration.speculation {
             draftModel = try DraftModel(
-                draft, for: decoder, pages: pages, pageSize: configuration.pageSize,
+                draft, for: model.configuration, pages: pages, pageSize: configuration.pageSize,
                 stepTokens: configuration.stepTokens)
         } else {
             draftModel = nil
@@ -68,8 +66,7 @@ final class EngineCore {
     private typealias News = (submitted: [Job], cancelled: [Int], replacement: WeightReplacement?, stops: Bool)
 
     private func replace(_ replacement: WeightReplacement) {
-        decoder = replacement.decoder
-        executor.replaceWeights(by: decoder)
+        executor.replaceWeights(by: replacement.decoder)
         switch replacement.running {
         case .recompute: scheduler.invalidate()
         case .goOn: scheduler.forgetAll()

@@ -30,8 +30,8 @@ final class GPUStepExecutor: StepExecutor {
         }
     }
 
-    func hiddenStates(_ rows: Range<Int>) throws -> Tensor {
-        Tensor(try gpu.hiddenStates(rows), shape: [rows.count, gpu.configuration.hiddenSize])
+    func normalizedStates(_ rows: Range<Int>) throws -> Tensor {
+        Tensor(try gpu.normalizedStates(rows), shape: [rows.count, gpu.configuration.hiddenSize])
     }
 
     func logits(rows: [Int]) throws -> Tensor {

@@ -13,8 +13,8 @@ protocol StepExecutor: AnyObject {
     ///   - tables: of each sequence its pages, the tokens that these hold already, and the number of its new ones.
     func runLayers(_ tokens: [Int32], _ tables: [StepTable]) throws
 
-    /// Rows of the step's hidden states before the final norm: float32 [rows, hidden], in the host's memory.
-    func hiddenStates(_ rows: Range<Int>) throws -> Tensor
+    /// Rows of the step's hidden states after the final norm: float32 [rows, hidden], in the host's memory.
+    func normalizedStates(_ rows: Range<Int>) throws -> Tensor
 
     /// Logits of rows of the step: float32 [rows, outputs], in the host's memory.
     func logits(rows: [Int]) throws -> Tensor

@@ -7,12 +7,14 @@ extension LanguageModel {
     /// - Parameters:
     ///   - path: a GGUF file, a safetensors file beside its config.json, or a Hugging Face directory.
     ///   - acceptsScoreHead: whether a model with a score head instead of a language-model head will do.
+    ///   - loadsWeights: false for an engine on a GPU, which loads them there.
     ///   - ranks: makes the ranks that the model is cut over, from its checkpoint; nil for a process that takes all of it.
     ///   - progress: called with the share of the work done.
     /// - Throws: ``ModelFileError``, ``TokenizerError``, ``TemplateError``, ``ModelError``.
     public static func load(
         path: String, backend: any Backend = CPUBackend.shared, acceptsScoreHead: Bool = false,
-        ranks: (any Checkpoint) throws -> TensorParallel? = { _ in nil }, progress: (Double) -> Void = { _ in }
+        loadsWeights: Bool = true, ranks: (any Checkpoint) throws -> TensorParallel? = { _ in nil },
+        progress: (Double) -> Void = { _ in }
     ) throws -> LanguageModel {
         let checkpoint = try Checkpoints.open(path)
         if case .score = checkpoint.configuration.head, !acceptsScoreHead {
@@ -24,11 +26,13 @@ extension LanguageModel {
             throw ModelError.vocabularyMismatch(tokenizer: tokenizer.idBound, model: vocabulary)
         }
         let template = try checkpoint.chatTemplate().map { try ChatTemplate(source: $0) }
-        let decoder = try Decoder(
-            checkpoint: checkpoint, backend: backend, ranks: try ranks(checkpoint), progress: progress)
+        let decoder =
+            loadsWeights
+            ? try Decoder(checkpoint: checkpoint, backend: backend, ranks: try ranks(checkpoint), progress: progress)
+            : nil
         return LanguageModel(
-            decoder: decoder, tokenizer: tokenizer, chatTemplate: template,
-            samplingDefaults: SamplingParameters(checkpoint.generationDefaults),
+            configuration: checkpoint.configuration, backend: backend, decoder: decoder, tokenizer: tokenizer,
+            chatTemplate: template, samplingDefaults: SamplingParameters(checkpoint.generationDefaults),
             endTokens: tokensThatEnd(checkpoint, tokenizer), path: path)
     }
 

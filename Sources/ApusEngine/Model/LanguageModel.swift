@@ -4,8 +4,11 @@ import ApusText
 
 /// A decoder with its tokenizer, chat template and defaults: what a path to a model gives.
 public final class LanguageModel: Sendable {
-    /// The network.
-    public let decoder: Decoder
+    /// What the network is.
+    public let configuration: DecoderConfiguration
+    /// Where text is drawn, and where the network computes unless a GPU does.
+    public let backend: any Backend
+    private let loadedDecoder: Decoder?
     /// Text to tokens and back.
     public let tokenizer: Tokenizer
     /// The model's own chat template, where it has one.
@@ -18,16 +21,37 @@ public final class LanguageModel: Sendable {
 
     /// A model of its parts.
     /// - Parameter endTokens: tokens that end an answer.
-    package init(
+    package convenience init(
         decoder: Decoder, tokenizer: Tokenizer, chatTemplate: ChatTemplate?, samplingDefaults: SamplingParameters,
         endTokens: Set<Int32>, path: String? = nil
     ) {
-        self.decoder = decoder
+        self.init(
+            configuration: decoder.configuration, backend: decoder.backend, decoder: decoder, tokenizer: tokenizer,
+            chatTemplate: chatTemplate, samplingDefaults: samplingDefaults, endTokens: endTokens, path: path)
+    }
+
+    /// A model of its parts; without a decoder, one whose weights a GPU has.
+    package init(
+        configuration: DecoderConfiguration, backend: any Backend, decoder: Decoder?, tokenizer: Tokenizer,
+        chatTemplate: ChatTemplate?, samplingDefaults: SamplingParameters, endTokens: Set<Int32>, path: String?
+    ) {
+        self.configuration = configuration
+        self.backend = backend
+        loadedDecoder = decoder
         self.tokenizer = tokenizer
         self.chatTemplate = chatTemplate
         self.samplingDefaults = samplingDefaults
         self.endTokens = endTokens
         self.path = path
+    }
+
+    /// Whether this process has the network's weights in its own memory.
+    public var hasWeights: Bool { loadedDecoder != nil }
+
+    /// The network. Precondition: ``hasWeights``.
+    public var decoder: Decoder {
+        guard let loadedDecoder else { preconditionFailure("the model was loaded without its weights, for a GPU") }
+        return loadedDecoder
     }
 
     /// Whether a token ends an answer.

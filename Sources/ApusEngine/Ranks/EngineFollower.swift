@@ -14,7 +14,7 @@ public struct EngineFollower {
         guard let ranks = model.decoder.tensorParallel else {
             throw EngineError.unsupported("a model that is not cut over ranks has no followers")
         }
-        guard let pages = try EngineSizes(model.decoder, configuration).pages else {
+        guard let pages = try EngineSizes(model, configuration).pages else {
             throw EngineError.unsupported("followers of an engine on \(configuration.device)")
         }
         decoder = model.decoder

@@ -16,7 +16,7 @@ final class DraftModel {
     /// Seconds that one more token of all drafts took, lately.
     private(set) var depthSeconds = 0.0
 
-    init(_ model: LanguageModel, for target: Decoder, pages: Int, pageSize: Int, stepTokens: Int) throws {
+    init(_ model: LanguageModel, for target: DecoderConfiguration, pages: Int, pageSize: Int, stepTokens: Int) throws {
         decoder = model.decoder
         guard decoder.outputWidth == target.outputWidth else {
             throw EngineError.unsupported(

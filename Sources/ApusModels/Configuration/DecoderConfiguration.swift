@@ -140,6 +140,14 @@ public struct DecoderConfiguration: Sendable, Equatable {
     /// Whether the feed-forward has a gate beside its up projection (SwiGLU); GPT-NeoX has none.
     public var isGated: Bool { architecture != .gptNeoX }
 
+    /// Width of an output row: the vocabulary, or the labels of a score head.
+    public var outputWidth: Int {
+        switch head {
+        case .languageModel: vocabularySize
+        case .score(let labels): labels
+        }
+    }
+
     /// Elements of one head's output, before the output projection.
     public var headValueWidth: Int {
         if case .latent(let latent) = attention { latent.valueWidth } else { headWidth }

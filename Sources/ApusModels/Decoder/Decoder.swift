@@ -67,12 +67,7 @@ public final class Decoder: Sendable {
     }
 
     /// Width of an output row: the vocabulary, or the labels of a score head.
-    public var outputWidth: Int {
-        switch configuration.head {
-        case .languageModel: configuration.vocabularySize
-        case .score(let labels): labels
-        }
-    }
+    public var outputWidth: Int { configuration.outputWidth }
 
     /// The model that this process computes: the whole, or its rank's part.
     var local: DecoderConfiguration { tensorParallel?.sharding.local ?? configuration }

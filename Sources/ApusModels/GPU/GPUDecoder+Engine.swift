@@ -50,9 +50,20 @@ extension GPUDecoder {
         }
     }
 
-    /// Hidden states before the final norm, float32 `[row][width]`, of rows of the step. Waits for them.
-    public func hiddenStates(_ rows: Range<Int>) throws -> [Float] {
-        try stream.download(memory.residual, at: rows.lowerBound * shape.width * 4, count: rows.count * shape.width)
+    /// Hidden states after the final norm, float32 `[row][width]`, of rows of the step. Waits for them.
+    public func normalizedStates(_ rows: Range<Int>) throws -> [Float] {
+        let width = shape.width
+        // The norm's weight on the GPU has the model's factor on logits.
+        let factor = Float(configuration.logitScale)
+        let weight: [Float] = try stream.download(weights.finalNorm, count: width).map { $0 / factor }
+        var states: [Float] = try stream.download(
+            memory.residual, at: rows.lowerBound * width * 4, count: rows.count * width)
+        for start in stride(from: 0, to: states.count, by: width) {
+            let squares = states[start..<start + width].reduce(0.0) { $0 + Double($1) * Double($1) }
+            let inverse = Float(1 / (squares / Double(width) + configuration.normEpsilon).squareRoot())
+            for index in 0..<width { states[start + index] *= inverse * weight[index] }
+        }
+        return states
     }
 
     /// Copies a page of every layer.

@@ -42,7 +42,7 @@ final class APIService: Sendable {
 
     /// Checks token ids of a request.
     func checkTokens(_ tokens: [Int32], _ field: String) throws(APIError) {
-        let bound = model.decoder.configuration.vocabularySize
+        let bound = model.configuration.vocabularySize
         guard let unknown = tokens.first(where: { Int($0) >= bound }) else { return }
         throw .invalid("\(field): expected token ids below \(bound), found \(unknown)", parameter: field)
     }

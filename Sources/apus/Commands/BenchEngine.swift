@@ -45,7 +45,7 @@ struct BenchEngine: ParsableCommand {
     }
 
     func run() throws {
-        let model = try self.model.load()
+        let model = try self.model.load(loadsWeights: device == .cpu)
         let prompt: EngineBenchmark.Prompt =
             if let text {
                 .tokens(try model.promptTokens(try String(contentsOfFile: text, encoding: .utf8)))
@@ -54,7 +54,7 @@ struct BenchEngine: ParsableCommand {
             }
         let speculation: Speculation =
             if let draftModel {
-                .draftModel(try LanguageModel.load(path: draftModel, backend: model.decoder.backend))
+                .draftModel(try LanguageModel.load(path: draftModel, backend: model.backend))
             } else {
                 speculation == .lookup ? .promptLookup : .none
             }

@@ -49,7 +49,7 @@ struct Serve: AsyncParsableCommand {
     func run() async throws {
         if let port = ranks.rankPort { return try await Ranks.run { try await serve($0, port: port) } }
         if ranks.isFront { return try await serveRanks() }
-        let languageModel = try model.load(acceptsScoreHead: true)
+        let languageModel = try model.load(acceptsScoreHead: true, loadsWeights: engine.device == .cpu)
         let loop = APIServer.makeEventLoop()
         var sizes = try engine.configuration(for: languageModel, cacheType: try model.cacheDType())
         sizes.deliver = APIServer.delivery(on: loop)

@@ -56,7 +56,7 @@ struct EngineOptions: ParsableArguments {
         result.maxDrafts = maxDrafts
         if speculation == .lookup { result.speculation = .promptLookup }
         if let draftModel {
-            result.speculation = .draftModel(try LanguageModel.load(path: draftModel, backend: model.decoder.backend))
+            result.speculation = .draftModel(try LanguageModel.load(path: draftModel, backend: model.backend))
         }
         return result
     }

@@ -30,14 +30,19 @@ struct ModelOptions: ParsableArguments {
     func loadDecoder(_ context: RankContext? = nil) throws -> Decoder { try compute.loadDecoder(model, context) }
 
     /// Loads the model, with progress on a terminal.
-    /// - Parameter acceptsScoreHead: whether a model that gives scores will do.
-    func load(acceptsScoreHead: Bool = false, _ context: RankContext? = nil) throws -> LanguageModel {
+    /// - Parameters:
+    ///   - acceptsScoreHead: whether a model that gives scores will do.
+    ///   - loadsWeights: false where a GPU has them.
+    func load(
+        acceptsScoreHead: Bool = false, loadsWeights: Bool = true, _ context: RankContext? = nil
+    ) throws -> LanguageModel {
         let progress = ProgressLine(label: "loading \(model)", isShown: context?.isFirst ?? true)
         defer { progress.end() }
         let backend = CPUBackend(threads: compute.threads, precision: compute.precision)
         func load() throws -> LanguageModel {
             try LanguageModel.load(
-                path: model, backend: backend, acceptsScoreHead: acceptsScoreHead, ranks: { try context?.cut($0) }
+                path: model, backend: backend, acceptsScoreHead: acceptsScoreHead, loadsWeights: loadsWeights,
+                ranks: { try context?.cut($0) }
             ) { progress.update($0) }
         }
         return try context?.loading(load) ?? load()

@@ -26,6 +26,18 @@ import Testing
         #expect(try refusal("mla") { _ in }.contains("attention"))
     }
 
+    @Test func aModelWithoutWeightsNeedsAGPU() throws {
+        let whole = try TestModels.load("qwen3")
+        let model = LanguageModel(
+            configuration: whole.configuration, backend: whole.backend, decoder: nil, tokenizer: whole.tokenizer,
+            chatTemplate: nil, samplingDefaults: SamplingParameters(), endTokens: [2], path: nil)
+        #expect(whole.hasWeights && !model.hasWeights)
+        do {
+            _ = try Engine(model)
+            Issue.record("an engine on the CPU without weights")
+        } catch { #expect("\(error)".contains("without its weights"), "\(error)") }
+    }
+
     @Test(.enabled(if: (try? CUDADevice.count()) ?? 0 == 0, "this machine has a GPU"))
     func aMissingGPUIsNamed() throws {
         let message = try refusal("qwen3") { _ in }
