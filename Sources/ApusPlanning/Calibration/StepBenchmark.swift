@@ -10,15 +10,14 @@ import ApusTensor
 /// other in every pass, so that a machine that gets slower or faster meets all of them, and each figure is the median of
 /// the passes. Within a pass a step is taken again and again, as a server does: what it left in the caches is there.
 public struct StepBenchmark {
-    /// Seconds by rows.
-    public typealias Points = [(rows: Int, seconds: Double)]
-
     /// What was measured.
     public struct Figures: Sendable {
         /// Seconds of the layers by tokens of a step, without what attention takes for what it reads.
-        public let layers: Points
+        public let layers: [StepCalibration.Point]
         /// Seconds of the head by rows.
-        public let head: Points
+        public let head: [StepCalibration.Point]
+        /// Steps without prompts, where they run otherwise.
+        public let decoding: [StepCalibration.DecodingPoint]
         /// Seconds of attention per cached token that a decoding row reads.
         public let secondsPerContext: Double
         /// Seconds of attention per pair of a query and a key of a prompt.
@@ -88,9 +87,9 @@ public struct StepBenchmark {
             rows.map { ($0.sequences, measured($0) - perContext * Double($0.sequences * (Self.few + 1))) }
             + chunks.map { ($0.tokens, measured($0) - perPair * Double($0.tokens * ($0.tokens + 1) / 2)) }
         return Figures(
-            layers: layers.map { (rows: $0.0, seconds: max($0.1, 0)) },
-            head: rows.map { (rows: $0.sequences, seconds: median(heads[$0]!)) }, secondsPerContext: perContext,
-            secondsPerPair: perPair)
+            layers: layers.map { StepCalibration.Point(rows: $0.0, seconds: max($0.1, 0)) },
+            head: rows.map { StepCalibration.Point(rows: $0.sequences, seconds: median(heads[$0]!)) }, decoding: [],
+            secondsPerContext: perContext, secondsPerPair: perPair)
     }
 
     /// Writes every page once.

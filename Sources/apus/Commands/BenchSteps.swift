@@ -1,4 +1,5 @@
 import ApusEngine
+import ApusModels
 import ApusPlanning
 import ApusTensor
 import ApusText
@@ -16,15 +17,17 @@ struct BenchSteps: ParsableCommand {
         commandName: "steps",
         abstract: "Measure single steps of many sizes: a calibration for apus plan serve.",
         discussion: """
-            Times the layers over 1 to 512 tokens, the head over 1 to 64 rows, what attention takes for long contexts, and \
-            what the engine does beside the model; each figure is the median of the passes.
+            Times the layers over 1 to 512 tokens (8,192 on a GPU), the head over 1 to 64 rows, what attention takes for \
+            long contexts, and what the engine does beside the model; each figure is the median of the passes.
 
             EXAMPLES:
               apus bench steps model.gguf --threads 2 --output calibration.json
+              apus bench steps model.gguf --device cuda --output calibration.json
               apus plan serve model.gguf --calibration calibration.json --concurrency 16
             """)
 
     @OptionGroup var model: ModelOptions
+    @Option(help: "What computes steps: cpu or cuda.") var device = ComputeDevice.cpu
     @Option(help: "Timed passes over all sizes.") var passes = 7
     @Option(name: .shortAndLong, help: "The file to write; standard output by default.") var output: String?
 
@@ -38,21 +41,32 @@ struct BenchSteps: ParsableCommand {
         let language = try model.load()
         let decoder = language.decoder
         let cacheType = try model.cacheDType()
-        let figures = try StepBenchmark(decoder, cacheType: cacheType).run(passes: passes)
-        func points(_ list: StepBenchmark.Points) -> [StepCalibration.Point] {
-            list.map { StepCalibration.Point(rows: $0.rows, seconds: $0.seconds) }
-        }
-        let exact = decoder.exactRows
-        let device =
-            (decoder.backend as? CPUBackend).map { "CPU, \($0.threads) threads" } ?? "\(decoder.backend.device)"
+        let (figures, name) =
+            device == .cpu ? try onCPU(decoder, cacheType) : try onGPU(decoder.configuration.maxPositions, cacheType)
+        let exact = device == .cpu ? decoder.exactRows : .max
         var calibration = StepCalibration(
             model: model.model.split(separator: "/").last.map(String.init) ?? model.model,
-            device: device, parameters: decoder.configuration.parameterCount,
-            layers: points(figures.layers), head: points(figures.head), secondsPerContext: figures.secondsPerContext,
+            device: name, parameters: decoder.configuration.parameterCount, layers: figures.layers, head: figures.head,
+            decoding: figures.decoding, secondsPerContext: figures.secondsPerContext,
             secondsPerPair: figures.secondsPerPair, exactTokens: exact == .max ? nil : exact)
         try addEngine(to: &calibration, language, cacheType)
         let text = calibration.json.serialized(.pretty) + "\n"
         if let output { try Data(text.utf8).write(to: URL(filePath: output)) } else { try Terminal.out(text) }
+    }
+
+    private func onCPU(_ decoder: Decoder, _ cacheType: DType?) throws -> (StepBenchmark.Figures, name: String) {
+        let figures = try StepBenchmark(decoder, cacheType: cacheType).run(passes: passes)
+        return (figures, (decoder.backend as? CPUBackend).map { "CPU, \($0.threads) threads" } ?? "\(decoder.backend.device)")
+    }
+
+    private func onGPU(_ positions: Int, _ cacheType: DType?) throws -> (StepBenchmark.Figures, name: String) {
+        if let cacheType, cacheType != .bf16 {
+            throw ValidationError("--cache-type: expected bf16, which decoders on GPUs have, found \(cacheType)")
+        }
+        let gpu = try CUDADevice.device()
+        let decoder = try GPUDecoder(
+            checkpoint: Checkpoints.open(model.model), limits: GPUStepBenchmark.limits, device: gpu)
+        return (try GPUStepBenchmark(decoder).run(passes: passes), gpu.name)
     }
 
     /// What the engine's steps take beyond the model's, from decoding alone and sixteen at once.
@@ -62,7 +76,8 @@ struct BenchSteps: ParsableCommand {
         let (prompt, generate, many) = (16, 48, 16)
         func beside(_ concurrency: Int) throws -> Double {
             let benchmark = try EngineBenchmark(
-                language, prompt: .random(prompt), generate: generate, concurrency: concurrency, cacheType: cacheType)
+                language, prompt: .random(prompt), generate: generate, concurrency: concurrency, cacheType: cacheType,
+                device: device.device)
             let rates = try benchmark.run(repeats: passes).map(\.generationTokensPerSecond).sorted()
             var work = StepWork()
             for _ in 0..<concurrency { work.addDecode(context: prompt + generate / 2, window: calibration.window) }

@@ -51,7 +51,7 @@ struct PlanServe: ParsableCommand {
     @Option(help: "Tokens of a cache page.") var pageSize = 64
     @Option(help: "Sequences that each group runs at once; by default as many as fit with all they generate.")
     var maxSequences: Int?
-    @Option(help: "Tokens of a step; 512 with a calibration, otherwise 8192.") var stepTokens: Int?
+    @Option(help: "Tokens of a step; 512 with a calibration of a CPU, otherwise 8192.") var stepTokens: Int?
     @Option(help: "Prompt tokens of a step in which others decode; with a calibration the engine's default.")
     var promptTokensBesideDecoding: Int?
     @Option(help: "Tokens of a prompt: a number, or a range as 1:131072.") var prompt = LengthRange(8192)
@@ -165,17 +165,23 @@ struct PlanServe: ParsableCommand {
         _ configuration: DecoderConfiguration, _ calibration: StepCalibration?
     ) throws -> ServingPlan.Settings {
         let weights = try PlanTypes.weights(self.weights) ?? configuration.weightDType ?? .bf16
-        let isMeasured = calibration != nil
+        // What apus serve takes on the device of the calibration.
+        var engine: EngineConfiguration?
+        if let calibration {
+            var measured = EngineConfiguration()
+            measured.stepTokens = 512
+            if !calibration.decoding.isEmpty { measured.takeGPUSteps() }
+            engine = measured
+        }
         var settings = ServingPlan.Settings(
             weights: weights, cacheType: try PlanTypes.cache(cacheType) ?? (weights == .f32 ? .f32 : .bf16),
-            stepTokens: stepTokens ?? (isMeasured ? 512 : 8192))
+            stepTokens: stepTokens ?? engine?.stepTokens ?? 8192)
         settings.utilisation = utilisation
         settings.cacheTokens = cacheTokens
         settings.pageSize = pageSize
         settings.maxSequences = maxSequences
         settings.promptTokensBesideDecoding =
-            promptTokensBesideDecoding
-            ?? (isMeasured ? EngineConfiguration().promptTokensBesideDecoding : nil)
+            promptTokensBesideDecoding ?? engine?.promptTokensBesideDecoding
         settings.exactTokens = calibration?.exactTokens
         settings.roundTrip = roundTrip
         return settings
