@@ -5,7 +5,7 @@ import ApusModels
 ///
 /// Steps of one token a sequence are recorded graphs with the head in them, measured with few and with many cached tokens for
 /// each number of sequences that graphs are recorded for. Others run as chunks of prompts; their head is measured after the
-/// layers are done. Every step is taken as the engine takes it: from page tables on the host to a token or logits there.
+/// layers are done. Every step is taken as the engine takes it: from page tables on the host to tokens there, the likeliest.
 public struct GPUStepBenchmark {
     /// Sequences of the largest recorded step.
     public static let sequences = 64
@@ -139,9 +139,9 @@ public struct GPUStepBenchmark {
             }
             let start = clock.now
             try decoder.runLayers(rows)
-            _ = try decoder.hiddenStates(0..<1)
+            _ = try decoder.normalizedStates(0..<1)
             let middle = clock.now
-            _ = try decoder.logits(ofRows: lasts)
+            _ = try decoder.likeliestTokens(ofRows: lasts)
             return ((middle - start).inSeconds, (clock.now - middle).inSeconds)
         }
     }

@@ -70,7 +70,8 @@ public struct StepCalibration: StepCost, Equatable {
     /// A calibration. Precondition: `layers` and `head` have a point, rows ascending in all tables.
     public init(
         model: String, device: String, parameters: Int, layers: [Point], head: [Point],
-        decoding: [DecodingPoint] = [], secondsPerContext: Double, secondsPerPair: Double, secondsPerDraw: Double = 0, secondsPerStep: Double = 0, exactTokens: Int? = nil
+        decoding: [DecodingPoint] = [], secondsPerContext: Double, secondsPerPair: Double, secondsPerDraw: Double = 0,
+        secondsPerStep: Double = 0, exactTokens: Int? = nil
     ) {
         precondition(!layers.isEmpty && !head.isEmpty)
         self.model = model

@@ -38,15 +38,13 @@ struct BenchSteps: ParsableCommand {
     }
 
     func run() throws {
-        let language = try model.load()
-        let decoder = language.decoder
+        let language = try model.load(loadsWeights: device == .cpu)
         let cacheType = try model.cacheDType()
-        let (figures, name) =
-            device == .cpu ? try onCPU(decoder, cacheType) : try onGPU(decoder.configuration.maxPositions, cacheType)
-        let exact = device == .cpu ? decoder.exactRows : .max
+        let (figures, name) = device == .cpu ? try onCPU(language.decoder, cacheType) : try onGPU(cacheType)
+        let exact = device == .cpu ? language.decoder.exactRows : .max
         var calibration = StepCalibration(
-            model: model.model.split(separator: "/").last.map(String.init) ?? model.model,
-            device: name, parameters: decoder.configuration.parameterCount, layers: figures.layers, head: figures.head,
+            model: model.model.split(separator: "/").last.map(String.init) ?? model.model, device: name,
+            parameters: language.configuration.parameterCount, layers: figures.layers, head: figures.head,
             decoding: figures.decoding, secondsPerContext: figures.secondsPerContext,
             secondsPerPair: figures.secondsPerPair, exactTokens: exact == .max ? nil : exact)
         try addEngine(to: &calibration, language, cacheType)
@@ -56,10 +54,13 @@ struct BenchSteps: ParsableCommand {
 
     private func onCPU(_ decoder: Decoder, _ cacheType: DType?) throws -> (StepBenchmark.Figures, name: String) {
         let figures = try StepBenchmark(decoder, cacheType: cacheType).run(passes: passes)
-        return (figures, (decoder.backend as? CPUBackend).map { "CPU, \($0.threads) threads" } ?? "\(decoder.backend.device)")
+        return (
+            figures,
+            (decoder.backend as? CPUBackend).map { "CPU, \($0.threads) threads" } ?? "\(decoder.backend.device)"
+        )
     }
 
-    private func onGPU(_ positions: Int, _ cacheType: DType?) throws -> (StepBenchmark.Figures, name: String) {
+    private func onGPU(_ cacheType: DType?) throws -> (StepBenchmark.Figures, name: String) {
         if let cacheType, cacheType != .bf16 {
             throw ValidationError("--cache-type: expected bf16, which decoders on GPUs have, found \(cacheType)")
         }
