@@ -14,15 +14,13 @@ the machine.
 
 import argparse
 import json
-import signal
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.request
 from pathlib import Path
+
+from server import Server, ServerError
 
 DEFAULT_APUS = Path(__file__).resolve().parents[1] / ".build" / "release" / "apus"
 BAR = 0.15
@@ -61,46 +59,6 @@ def run(command):
     return done.stdout
 
 
-class Server:
-    """apus serve on a free port."""
-
-    def __init__(self, command):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        self.address = f"http://127.0.0.1:{port}"
-        self.process = subprocess.Popen(
-            [str(word) for word in [*command, "--port", port, "--log-level", "error"]], stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
-        deadline = time.monotonic() + 120
-        while True:
-            try:
-                with urllib.request.urlopen(self.address + "/health", timeout=5) as answer:
-                    if answer.status == 200:
-                        return
-            except OSError:
-                pass
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                self.stop()
-                raise PlanningError("apus serve did not start")
-            time.sleep(0.1)
-
-    def stop(self):
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            try:
-                self.process.wait(20)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.stop()
-
-
 def turn(options, number, folder):
     """One calibration, then every setting measured; what both give."""
     gpu = options.compute == "cuda"
@@ -111,7 +69,7 @@ def turn(options, number, folder):
     run([*steps, "--passes", options.passes, "--output", calibration])
     results = {}
     command = [*options.priority, options.apus, "serve", options.model, *compute, "--no-prefix-cache"]
-    with Server([*command, *sizes]) as server:
+    with Server([*command, *sizes, "--log-level", "error"]) as server:
         if gpu:  # What is compiled and recorded at the first use of a number of sequences is no part of a step.
             run([options.apus, "bench", "serve", server.address, "--tokenizer", options.model, "--concurrency", 64, "--requests", 128])
         for name, workload, requests, load in options.settings:
@@ -155,7 +113,7 @@ def main():
                 if options.before:
                     subprocess.run(options.before, shell=True, check=False)
                 turns.append(turn(options, number, folder))
-            except (PlanningError, OSError, KeyError, json.JSONDecodeError) as failure:
+            except (PlanningError, ServerError, OSError, KeyError, json.JSONDecodeError) as failure:
                 print(f"error: turn {number}: {type(failure).__name__}: {failure}", file=sys.stderr)
                 return 1
             finally:

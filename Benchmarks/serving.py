@@ -13,20 +13,17 @@ lengths are 128 tokens in and 128 out unless a line says otherwise.
 
 import argparse
 import json
-import os
-import re
-import signal
 import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from pathlib import Path
 
+from server import Server, ServerError
+
 DEFAULT_APUS = Path(__file__).resolve().parents[1] / ".build" / "release" / "apus"
-TICKS = os.sysconf("SC_CLK_TCK")
 
 # Texts to be copied with small changes, for prompt lookup.
 PARAGRAPHS = [
@@ -49,66 +46,6 @@ class BenchmarkError(Exception):
     pass
 
 
-class Server:
-    """A running server."""
-
-    def __init__(self, name, command):
-        self.name = name
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.log = tempfile.TemporaryFile()
-        self.process = subprocess.Popen(
-            [str(word) for word in [*command, "--host", "127.0.0.1", "--port", self.port]],
-            stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)  # fmt: skip
-        self.address = f"http://127.0.0.1:{self.port}"
-        deadline = time.monotonic() + 120
-        while True:
-            try:
-                with urllib.request.urlopen(self.address + "/health", timeout=5) as answer:
-                    if answer.status == 200:
-                        return
-            except OSError:
-                pass
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                self.log.seek(0)
-                tail = self.log.read().decode(errors="replace")[-600:]
-                self.stop()
-                raise BenchmarkError(f"{name} did not start: {tail}")
-            time.sleep(0.1)
-
-    def stop(self):
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            try:
-                self.process.wait(20)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.stop()
-
-    def processor_seconds(self):
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS
-
-    def resident_bytes(self):
-        return int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{self.process.pid}/status").read_text())[1]) * 1024
-
-    def model(self):
-        with urllib.request.urlopen(self.address + "/v1/models", timeout=10) as answer:
-            return json.load(answer)["data"][0]["id"]
-
-    def counter(self, name):
-        with urllib.request.urlopen(self.address + "/metrics", timeout=10) as answer:
-            text = answer.read().decode()
-        return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if re.match(rf"\w+:{name}[ {{]", line))
-
-
 def run_json(command):
     done = subprocess.run([str(word) for word in command], stdin=subprocess.DEVNULL, capture_output=True, check=False)
     if done.returncode != 0:
@@ -122,14 +59,16 @@ class Bench:
         self.turn = 0
 
     def apus(self, *flags):
-        return Server("apus", [self.options.apus, "serve", self.options.model, "--threads", self.options.threads,
-                               *self.options.serve_flags.split(), *flags])  # fmt: skip
+        return Server([
+            self.options.apus, "serve", self.options.model, "--threads", self.options.threads,
+            *self.options.serve_flags.split(), *flags,
+        ])  # fmt: skip
 
     def peer(self, slots, context):
-        return Server("llama-server", [
+        return Server([
             self.options.peer / "llama-server", "-m", self.options.model, "-t", self.options.threads,
             "-tb", self.options.threads, "-np", slots, "-c", slots * context, "--no-webui", "-cram", 0,
-        ])  # fmt: skip
+        ], "llama-server")  # fmt: skip
 
     def client(self, server, *flags, file=None):
         """One turn of the client; every turn asks something else."""
@@ -281,6 +220,8 @@ def queue(bench):
                 connection.close()
             time.sleep(0.5)
             alone.append(drained(first, 2))
+            if min(rate, *alone) == 0:
+                raise BenchmarkError("the streams that run have ended: expected fewer --repeats")
             ratios.append(rate / (alone[-1] + alone[-2]) * 2)
         for connection in first:
             connection.close()
@@ -328,7 +269,7 @@ def main():
             continue
         try:
             rows = setting(bench)
-        except (BenchmarkError, OSError, KeyError, json.JSONDecodeError) as failure:
+        except (BenchmarkError, ServerError, OSError, KeyError, json.JSONDecodeError) as failure:
             print(f"error: {name}: {type(failure).__name__}: {failure}", file=sys.stderr, flush=True)
             failed = True
             continue

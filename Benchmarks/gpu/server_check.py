@@ -9,55 +9,32 @@ differ.
 """
 
 import argparse
-import json
 import random
-import subprocess
 import sys
-import tempfile
-import time
-import urllib.error
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
+
+from server import Server
 
 LENGTHS = (1, 2, 3, 17, 63, 64, 65, 128, 200, 700, 1500)
 GENERATED = 16
 
 
-class Server:
-    def __init__(self, apus, model, port, *arguments):
-        self.port, self.log = port, tempfile.TemporaryFile("w+")
-        start = time.monotonic()
-        self.process = subprocess.Popen(
-            [apus, "serve", model, "--port", str(port), "--name", "model", *map(str, arguments)], stdout=self.log, stderr=self.log)
-        while True:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=1)
-                break
-            except (urllib.error.URLError, TimeoutError):
-                if self.process.poll() is not None:
-                    self.log.seek(0)
-                    sys.exit(f"the server ended: {self.log.read()}")
-                time.sleep(0.1)
-        print(f"{' '.join(map(str, arguments)) or 'CPU'}: ready after {time.monotonic() - start:.1f} s", flush=True)
-
-    def post(self, path, **body):
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.port}/v1/{path}", json.dumps(dict(model="model", **body)).encode(),
-            {"content-type": "application/json"})
-        return json.load(urllib.request.urlopen(request, timeout=300))
+class CheckedServer(Server):
+    def __init__(self, apus, model, *arguments):
+        super().__init__([apus, "serve", model, "--name", "model", *arguments])
+        print(f"{' '.join(map(str, arguments)) or 'CPU'}: ready after {self.seconds_to_start:.1f} s", flush=True)
 
     def ask(self, **body):
-        return self.post("completions", ignore_eos=True, **body)["choices"]
+        return self.post("v1/completions", model="model", ignore_eos=True, **body)["choices"]
 
     def embedding(self, prompt):
-        return self.post("embeddings", input=prompt)["data"][0]["embedding"]
+        return self.post("v1/embeddings", model="model", input=prompt)["data"][0]["embedding"]
 
     def logprobs(self, prompt):
         return self.ask(prompt=prompt, max_tokens=GENERATED, temperature=0, logprobs=1, echo=True)[0]["logprobs"]
-
-    def end(self):
-        self.process.terminate()
-        self.process.wait(60)
 
 
 def main(arguments):
@@ -68,8 +45,8 @@ def main(arguments):
     parser.add_argument("--vocabulary", type=int, default=49000, help="random tokens are below it")
     options = parser.parse_args(arguments)
     context = "--context", options.context
-    gpu = Server(options.apus, options.model, 8101, "--device", "cuda", *context)
-    cpu = Server(options.apus, options.model, 8102, *context)
+    gpu = CheckedServer(options.apus, options.model, "--device", "cuda", *context)
+    cpu = CheckedServer(options.apus, options.model, *context)
     generator = random.Random(5)
     lengths = [n for n in LENGTHS if n + GENERATED < options.context]
     prompts = [[generator.randrange(1, options.vocabulary) for _ in range(n)] for n in lengths]
@@ -90,8 +67,8 @@ def main(arguments):
     draws = [[c["text"] for c in gpu.ask(prompt=prompts[-1][:65], max_tokens=40, temperature=1, seed=1, n=3)] for _ in range(2)]
     print("the GPU's choice is the host's:", chosen == drawn)
     print("seeded draws repeat:", draws[0] == draws[1])
-    gpu.end()
-    cpu.end()
+    gpu.stop()
+    cpu.stop()
     return 0 if chosen == drawn and draws[0] == draws[1] and cosine > 0.99 else 1
 
 
