@@ -60,7 +60,8 @@ struct ReproductionFolder {
         report: (Trainer.Event, _ steps: Int) -> Void
     ) async throws {
         if has("\(name)/\(Self.done)") { return }
-        let run = try TrainingRun(recipe, start: .resume, task: TeachingTasks.task(recipe.resolvedTask), on: backend)
+        let run = try TrainingRun(
+            recipe, start: .resume, task: TeachingTasks.task(recipe.resolvedTask), keepsLast: keepsModel, on: backend)
         let steps = run.trainer.settings.steps
         try await run.run(shouldStop: shouldStop) { report($0, steps) }
         guard run.trainer.isOver else { throw CancellationError() }

@@ -21,6 +21,8 @@ public final class Trainer {
         public var evaluateEvery: Int
         /// Steps between checkpoints; 0: only after the last.
         public var checkpointEvery: Int
+        /// Whether there is a checkpoint after the last step.
+        public var keepsLast = true
         /// Stops where the loss exceeds its recent mean by this many nats; 0: never.
         public var spikeThreshold: Double
         /// Evaluations without a better one after which the run ends, the model of the best one being kept apart; nil: the
@@ -150,7 +152,7 @@ public final class Trainer {
     }
 
     /// Trains until the last step, until evaluations have not become better for long enough, or until `shouldStop` says so
-    /// after a step; a checkpoint is written in each case.
+    /// after a step; a checkpoint is written in each case (after the last step where the settings say so).
     ///
     /// An objective that cannot make the next step leaves a checkpoint of the steps before it.
     /// - Parameters:
@@ -178,9 +180,8 @@ public final class Trainer {
                     try consider(evaluation, report)
                 }
             }
-            if isLast || stops || hasEnded || settings.checkpointEvery > 0 && step % settings.checkpointEvery == 0 {
-                try saveCheckpoint(report)
-            }
+            let isDue = settings.checkpointEvery > 0 && step % settings.checkpointEvery == 0
+            if stops || isDue || (isLast || hasEnded) && settings.keepsLast { try saveCheckpoint(report) }
             if hasEnded, let best = state.best { try report(.ended(step: step, best: best.step)) }
             if stops { return }
         }

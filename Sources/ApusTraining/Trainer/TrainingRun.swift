@@ -48,11 +48,12 @@ public final class TrainingRun {
     ///   - replicas: ranks that train the same model, each on its share of every batch; nil for one process. The first rank
     ///     must be through with its folder before the others begin.
     ///   - tensorParallel: ranks that a model is cut over; nil for none.
+    ///   - keepsLast: whether there is a checkpoint after the last step.
     ///   - progress: told how far the preparation of data is.
     /// - Throws: ``TrainerError``, ``RecipeError``, and errors of data, models and files; nothing is trained by then.
     public init(
         _ recipe: Recipe, start: Start, task: (any TrainingTask)? = nil,
-        replicas: (any Communicator)? = nil, tensorParallel: (any Communicator)? = nil,
+        replicas: (any Communicator)? = nil, tensorParallel: (any Communicator)? = nil, keepsLast: Bool = true,
         on backend: CPUBackend = .shared,
         progress: @escaping (DataPreparation.Progress) -> Void = { _ in }
     ) throws {
@@ -89,7 +90,8 @@ public final class TrainingRun {
             ? try CheckpointStore(
                 folder: checkpoints, keep: recipe.training.keepCheckpoints,
                 extraFiles: [("recipe.yaml", Array(recipe.yaml.utf8))] + materials.files) : nil
-        let settings = recipe.trainerSettings(steps: materials.steps, patience: materials.patience)
+        var settings = recipe.trainerSettings(steps: materials.steps, patience: materials.patience)
+        settings.keepsLast = keepsLast
         resumedFrom = start == .resume ? CheckpointStore.entries(in: checkpoints).last : nil
         func ranks(_ configuration: DecoderConfiguration) throws -> TensorParallel? {
             try tensorParallel.map { try TensorParallel(configuration, over: $0) }
