@@ -5,11 +5,13 @@ usage: server_check.py APUS MODEL [--context N]
 Needs nothing but Python and a Hopper GPU. Prompts of random tokens run beside each other, twice (the second time they are found in
 the prefix cache): log-probabilities of the prompts' tokens, greedy tokens, and the first of them. Then greedy tokens chosen on the
 GPU against those drawn on the host, and seeded draws against their repetition; and embeddings. Exit code 1 where the last three
-differ.
+differ. At the end what `apus generate` continues a prompt with, on both.
 """
 
 import argparse
+import json
 import random
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -69,6 +71,14 @@ def main(arguments):
     print("seeded draws repeat:", draws[0] == draws[1])
     gpu.stop()
     cpu.stop()
+
+    def generated(*device):
+        command = [options.apus, "generate", options.model, "--tokens", ",".join(map(str, prompts[-1][:65])), "-n", "24",
+                   "--temperature", "0", "--ignore-eos", *device]  # fmt: skip
+        return json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+
+    same = sum(a == b for a, b in zip(generated("--device", "cuda"), generated()))
+    print(f"apus generate: {same} of 24 greedy tokens equal")
     return 0 if chosen == drawn and draws[0] == draws[1] and cosine > 0.99 else 1
 
 

@@ -145,6 +145,15 @@ class BadInput(unittest.TestCase):
         ]:
             self.fails("generate", MODEL, "x", f"{flag}={value}", says=[word])
 
+    def test_a_missing_gpu_is_named(self):
+        for command in (["generate", MODEL, "Hello"], ["generate", MODEL, "--tokens", "1,2"], ["chat", MODEL]):
+            code, _, err = apus(*command, "--device", "cuda", "-n", "2")
+            if code == 0:
+                self.skipTest("this machine has a GPU")
+            self.assertEqual(code, 1, err)
+            self.assertRegex(err, "libcuda|GPU")
+        self.assertIn("q8_0", apus("generate", MODEL, "Hello", "--device", "cuda", "--cache-type", "q8_0")[2])
+
     def test_tokens_outside_the_vocabulary(self):
         self.fails("logits", FIXTURES / "llama2", "--tokens", "1,67", "--json", says=["67", "vocabulary"])
         self.fails("logits", FIXTURES / "llama2", "--tokens", "1,x", says=["1,x", "tokens"])

@@ -8,13 +8,14 @@ final class CPUStepExecutor: StepExecutor {
     private let cache: PagedCache
     private let isBatchInvariant: Bool
     private var hidden = Tensor(uninitialized: [0, 0])
-    /// Tells the other ranks of a cut model what to compute; nil where there are none.
+    /// Tells the other ranks of a cut model what to compute; nil where there are none, and on those ranks.
     private let commands: RankCommands?
 
-    init(_ decoder: Decoder, _ configuration: EngineConfiguration, pages: Int) throws {
+    /// - Parameter leads: whether it tells the other ranks of a cut model; false for one that does what it is told.
+    init(_ decoder: Decoder, _ configuration: EngineConfiguration, pages: Int, leads: Bool = true) throws {
         self.decoder = decoder
         isBatchInvariant = configuration.isBatchInvariant
-        commands = decoder.tensorParallel.map { RankCommands(communicator: $0.communicator) }
+        commands = leads ? decoder.tensorParallel.map { RankCommands(communicator: $0.communicator) } : nil
         cache = try decoder.makeCache(
             pages: pages, pageSize: configuration.pageSize, type: configuration.cacheType)
     }
@@ -25,19 +26,18 @@ final class CPUStepExecutor: StepExecutor {
     }
 
     func runLayers(_ tokens: [Int32], _ tables: [StepTable]) throws {
-        try commands?.send(
-            .layers(
-                tokens: tokens,
-                tables: tables.map { RankCommand.Table(pages: $0.pages, start: $0.length, count: $0.tokens) },
-                isAbsorbed: isBatchInvariant))
+        try commands?.send(.layers(tokens: tokens, tables: tables))
+        let batch = CacheBatch(tables: tables.map { ($0.pages, $0.length, $0.tokens) })
         hidden = try decoder.hiddenStates(
-            tokens, batch: CacheBatch(tables: tables), cache: cache,
-            latentReading: isBatchInvariant ? .absorbed : nil)
+            tokens, batch: batch, cache: cache, latentReading: isBatchInvariant ? .absorbed : nil)
     }
 
     func normalizedStates(_ rows: Range<Int>) -> Tensor { decoder.normalized(hidden.rows(rows)) }
 
     func logits(rows: [Int]) throws -> Tensor {
+        guard rows.allSatisfy({ $0 >= 0 && $0 < hidden.shape[0] }) else {
+            throw EngineError.step("logits of rows \(rows), found a step of \(hidden.shape[0])")
+        }
         try commands?.send(.logits(rows: rows.map { Int32($0) }))
         let isAll = rows.count == hidden.shape[0]
         let result = decoder.logits(ofHidden: isAll ? hidden : hidden.gatheringRows(rows))

@@ -33,7 +33,10 @@ extension EngineCore {
             tokens += entry.sequence.drafts.prefix(entry.drafts)
         }
         try executor.runLayers(
-            tokens, plan.entries.map { ($0.sequence.pages, $0.start, $0.count + $0.drafts) })
+            tokens,
+            plan.entries.map {
+                StepTable(pages: $0.sequence.pages, length: $0.start, tokens: $0.count + $0.drafts)
+            })
     }
 
     /// The rows of hidden states that samples draw from: the last token's of each entry that reaches its end, and the drafts'.

@@ -35,5 +35,12 @@ protocol StepExecutor: AnyObject {
     func stop()
 }
 
-/// A sequence of a step: its pages, the tokens that they hold already, and the number of its new ones.
-typealias StepTable = (pages: [Int32], length: Int, tokens: Int)
+/// A sequence of a step.
+struct StepTable: Equatable {
+    /// Its pages, enough for all tokens.
+    var pages: [Int32]
+    /// The tokens that they hold already.
+    var length: Int
+    /// The number of new ones.
+    var tokens: Int
+}

@@ -19,10 +19,21 @@ public final class TextSession {
     public let model: LanguageModel
     private let session: DecodeSession
 
-    /// An empty session; see ``DecodeSession/init(_:context:cacheType:)``.
-    public init(_ model: LanguageModel, context: Int? = nil, cacheType: DType? = nil) throws {
+    /// An empty session; see ``DecodeSession``.
+    /// - Parameter device: where tokens are computed; on a GPU the model need not have its weights in this process, but it
+    ///   must have been loaded from a path.
+    public init(
+        _ model: LanguageModel, context: Int? = nil, cacheType: DType? = nil, device: Device = .cpu
+    ) throws {
         self.model = model
-        session = try DecodeSession(model.decoder, context: context, cacheType: cacheType)
+        guard case .cuda(let ordinal) = device else {
+            session = try DecodeSession(model.decoder, context: context, cacheType: cacheType)
+            return
+        }
+        guard let path = model.path else {
+            throw EngineError.unsupported("a model that was not loaded from a path: not on \(device)")
+        }
+        session = try DecodeSession(path: path, device: ordinal, context: context, cacheType: cacheType)
     }
 
     /// Generates after `prompt`.

@@ -4,15 +4,8 @@ import ApusAttention
 ///
 /// It alone has requests, plans steps and draws; the others do the work of the decoder, each on its part.
 enum RankCommand: Equatable {
-    /// A sequence's part of a step.
-    struct Table: Equatable {
-        var pages: [Int32]
-        var start: Int
-        var count: Int
-    }
-
     /// Runs the layers over new tokens.
-    case layers(tokens: [Int32], tables: [Table], isAbsorbed: Bool)
+    case layers(tokens: [Int32], tables: [StepTable])
     /// Rows of the last step's hidden states go through the head.
     case logits(rows: [Int32])
     /// Copies a page of the cache.
@@ -25,10 +18,10 @@ enum RankCommand: Equatable {
     /// Numbers from which ``init(_:)`` makes it again.
     var numbers: [Int32] {
         switch self {
-        case .layers(let tokens, let tables, let isAbsorbed):
-            var result: [Int32] = [0, isAbsorbed ? 1 : 0, Int32(tokens.count)] + tokens + [Int32(tables.count)]
+        case .layers(let tokens, let tables):
+            var result: [Int32] = [0, Int32(tokens.count)] + tokens + [Int32(tables.count)]
             for table in tables {
-                result += [Int32(table.start), Int32(table.count), Int32(table.pages.count)] + table.pages
+                result += [Int32(table.length), Int32(table.tokens), Int32(table.pages.count)] + table.pages
             }
             return result
         case .logits(let rows): return [1] + rows
@@ -49,17 +42,14 @@ enum RankCommand: Equatable {
         }
         switch next() {
         case 0:
-            guard let absorbed = next(), let count = next(), let tokens = take(count), let tableCount = next() else {
-                return nil
-            }
-            var tables: [Table] = []
+            guard let count = next(), let tokens = take(count), let tableCount = next() else { return nil }
+            var tables: [StepTable] = []
             for _ in 0..<max(tableCount, 0) {
-                guard let start = next(), let count = next(), let pageCount = next(), let pages = take(pageCount) else {
-                    return nil
-                }
-                tables.append(Table(pages: pages, start: start, count: count))
+                guard let length = next(), let count = next(), let pageCount = next(), let pages = take(pageCount)
+                else { return nil }
+                tables.append(StepTable(pages: pages, length: length, tokens: count))
             }
-            self = .layers(tokens: tokens, tables: tables, isAbsorbed: absorbed == 1)
+            self = .layers(tokens: tokens, tables: tables)
         case 1: self = .logits(rows: Array(rest))
         case 2:
             guard let pages = take(2) else { return nil }

@@ -20,10 +20,12 @@ struct Chat: ParsableCommand {
     @OptionGroup var sampling: SamplingOptions
     @Option(help: "System message.") var system: String?
     @Option(help: "Tokens the context holds.") var context: Int?
+    @Option(help: "What computes: cpu or cuda.") var device = ComputeDevice.cpu
 
     func run() throws {
-        let languageModel = try model.load()
-        let session = try TextSession(languageModel, context: context, cacheType: try model.cacheDType())
+        let languageModel = try model.load(loadsWeights: device == .cpu)
+        let session = try TextSession(
+            languageModel, context: context, cacheType: try model.cacheDType(), device: device.device)
         let parameters = try sampling.parameters(defaults: languageModel.samplingDefaults)
         var conversation = Conversation(system: system)
         Interrupt.listen()

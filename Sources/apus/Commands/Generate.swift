@@ -16,6 +16,7 @@ struct Generate: ParsableCommand {
               apus generate ./Llama-3.2-1B --raw "Once upon a time" -n 64 --temperature 0.8 --seed 7
               echo "Translate to French: good morning" | apus generate SmolLM2.gguf
               apus generate ./model --tokens 1,2,3 -n 16
+              apus generate ./model "Why is the sky blue?" --device cuda
               mpirun -n 2 apus generate ./model "Why is the sky blue?" --tensor-parallel 2
             """)
 
@@ -27,6 +28,7 @@ struct Generate: ParsableCommand {
     var tokens: TokenList?
     @Option(help: "System message for the chat template.") var system: String?
     @Option(help: "Tokens the context holds.") var context: Int?
+    @Option(help: "What computes: cpu or cuda.") var device = ComputeDevice.cpu
     @Flag(help: "Print the text only, without figures.") var quiet = false
     @Flag(help: "Print one JSON object with text, tokens, log-probabilities and figures instead of streaming.")
     var json =
@@ -42,14 +44,18 @@ struct Generate: ParsableCommand {
     func run() throws { try ranks.run(generate) }
 
     private func generate(_ context: RankContext) throws {
+        if device == .cuda, context.isShared {
+            throw ValidationError("--device cuda: expected one process, found several ranks")
+        }
         if let tokens { return try generate(tokens.ids, context) }
         let start = ContinuousClock.now
         // Launchers hand standard input to the first rank alone.
         let text = try prompt ?? context.shared(standardInputText)
-        let languageModel = try model.load(context)
+        let languageModel = try model.load(loadsWeights: device == .cpu, context)
         let loaded = ContinuousClock.now - start
         let tokens = try languageModel.promptTokens(text, system: system, raw: raw)
-        let session = try TextSession(languageModel, context: self.context, cacheType: try model.cacheDType())
+        let session = try TextSession(
+            languageModel, context: self.context, cacheType: try model.cacheDType(), device: device.device)
         let parameters = try parameters(context, defaults: languageModel.samplingDefaults)
         // Of several ranks each would stop at a token of its own: there the launcher ends them all.
         if !context.isShared { Interrupt.listen() }
@@ -74,11 +80,16 @@ struct Generate: ParsableCommand {
 extension Generate {
     /// Continues token ids and prints the new ones, as a JSON array.
     private func generate(_ ids: [Int32], _ context: RankContext) throws {
-        let decoder = try model.loadDecoder(context)
-        let session = try DecodeSession(decoder, context: self.context, cacheType: try model.cacheDType())
+        let cacheType = try model.cacheDType()
+        let session =
+            if case .cuda(let ordinal) = device.device {
+                try DecodeSession(path: model.model, device: ordinal, context: self.context, cacheType: cacheType)
+            } else {
+                try DecodeSession(try model.loadDecoder(context), context: self.context, cacheType: cacheType)
+            }
         let parameters = try parameters(context)
         var sampler = try Sampler(parameters, prompt: ids)
-        let ends = Set(sampling.ignoreEos ? [] : decoder.configuration.eosTokens)
+        let ends = Set(sampling.ignoreEos ? [] : session.configuration.eosTokens)
         var (logits, _) = try session.start(ids)
         var generated: [Int32] = []
         while generated.count < parameters.maxTokens {
