@@ -13,6 +13,7 @@ public final class CrossEntropyObjective: TrainingObjective {
     private let data: any BatchSource
     private let accumulation: Int
     private let share: BatchShare
+    private var prepared: (step: Int, parts: [PackedBatch])?
 
     /// The objective of a model on batches.
     /// - Parameters:
@@ -30,7 +31,8 @@ public final class CrossEntropyObjective: TrainingObjective {
     /// See ``TrainingObjective/microBatches(step:)``: a step's loss is the mean over all its targets, however they are spread
     /// over micro-batches.
     public func microBatches(step: Int) throws -> [MicroBatch] {
-        let parts = try (0..<accumulation).map { try data.batch(step: step, part: $0) }
+        let parts = try prepared.flatMap { $0.step == step ? $0.parts : nil } ?? batches(step: step)
+        prepared = nil
         let targets = Double(max(parts.reduce(0) { $0 + $1.countedTargets }, 1))
         // A replica may have no sequence of a short batch.
         return parts.map { $0.share(share) }.filter { !$0.tokens.isEmpty }.map { [model] batch in
@@ -39,6 +41,13 @@ public final class CrossEntropyObjective: TrainingObjective {
             }
         }
     }
+
+    private func batches(step: Int) throws -> [PackedBatch] {
+        try (0..<accumulation).map { try data.batch(step: step, part: $0) }
+    }
+
+    /// See ``TrainingObjective/prepare(step:)``. An error shows when the step is made.
+    public func prepare(step: Int) { prepared = (try? batches(step: step)).map { (step, $0) } }
 
     /// Mean cross-entropy over the held-out batches in nats.
     public func evaluate() throws -> TrainingEvaluation? {

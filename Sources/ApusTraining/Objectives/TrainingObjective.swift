@@ -24,6 +24,10 @@ public protocol TrainingObjective: AnyObject {
     /// - Parameter step: steps made before.
     func microBatches(step: Int) async throws -> [MicroBatch]
 
+    /// Gets ready, while a device computes the step before, what ``microBatches(step:)`` needs of the data, which it does
+    /// itself where this was not called. ``state`` stays as it is.
+    func prepare(step: Int)
+
     /// Figures of the step whose micro-batches were asked for last; the weights have changed since.
     func finishStep() throws -> [TrainingMetric]
 
@@ -46,6 +50,8 @@ extension TrainingObjective {
     public var heads: (any Module)? { nil }
     /// True.
     public var hasComparableLoss: Bool { true }
+    /// Does nothing.
+    public func prepare(step: Int) {}
     /// None.
     public func finishStep() throws -> [TrainingMetric] { [] }
     /// Nothing.

@@ -281,6 +281,7 @@ public final class Trainer {
         }
         let rate = settings.schedule.rate(step: step)
         optimizer.update(learningRate: Float(rate), squares: squares)
+        if step + 1 < settings.steps { objective.prepare(step: step + 1) }
         let read = try backend.toHost(losses + [squares])
         let loss = sharedLoss ?? total(Array(read.dropLast()))
         let norm = read[losses.count].doubles[0].squareRoot()

@@ -95,10 +95,7 @@ public final class CUDABackend: Backend, Sendable {
     func copy(_ x: Tensor, to target: UInt64) throws {
         guard x.byteCount > 0 else { return }
         guard x.device == .cpu else { return try operations.copy(byteCount: x.byteCount, from: address(x), to: target) }
-        // The values are staged before this returns: the driver's rule for memory that may be paged.
-        try stream.check(
-            "cuMemcpyHtoDAsync",
-            try gpu.current().pointee.cuMemcpyHtoDAsync(target, x.rawPointer, x.byteCount, stream.handle))
+        try stream.upload(UnsafeRawBufferPointer(start: x.rawPointer, count: x.byteCount), to: target)
         withExtendedLifetime(x) {}
     }
 

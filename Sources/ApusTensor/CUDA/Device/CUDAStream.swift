@@ -7,6 +7,8 @@ public final class CUDAStream: Sendable {
     public let device: CUDADevice
     // Created in init and destroyed in deinit only; the driver's functions may be called from any thread.
     package nonisolated(unsafe) let handle: apus_cuda_stream
+    /// What values pass on their way to the GPU.
+    let staging = CUDAStaging()
     private let isOwned: Bool
     private let state = Locked(State())
 

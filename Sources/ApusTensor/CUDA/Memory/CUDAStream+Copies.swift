@@ -58,13 +58,17 @@ extension CUDAStream {
     public func upload<Element: BitwiseCopyable>(_ values: [Element]) throws -> CUDABuffer {
         try values.withUnsafeBytes { bytes in
             let buffer = try CUDABuffer(byteCount: bytes.count, stream: self)
-            if let base = bytes.baseAddress, bytes.count > 0 {
-                try check(
-                    "cuMemcpyHtoDAsync",
-                    try device.current().pointee.cuMemcpyHtoDAsync(buffer.address, base, bytes.count, handle))
-            }
+            try upload(bytes, to: buffer.address)
             return buffer
         }
+    }
+
+    /// From ordinary memory to an address. The values are staged before this returns.
+    func upload(_ bytes: UnsafeRawBufferPointer, to target: UInt64) throws {
+        guard let base = bytes.baseAddress, bytes.count > 0 else { return }
+        if try staging.copy(bytes, to: target, on: self) { return }
+        try check(
+            "cuMemcpyHtoDAsync", try device.current().pointee.cuMemcpyHtoDAsync(target, base, bytes.count, handle))
     }
 
     /// To ordinary memory, after waiting for the stream. Throws ``CUDAError/range(operation:offset:count:size:)``.
