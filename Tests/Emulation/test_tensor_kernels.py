@@ -369,8 +369,28 @@ class TensorKernels(unittest.TestCase):
                     lambda seed: run((-(-columns // 128), chunks, 1), 256, x, rows, columns, long(stride), partials, seed=seed),
                     partials)
                 add = kernel("reductions.cu", "add_partials")
-                self.twice(lambda seed: add(-(-columns // 32), 256, partials, sums, chunks, columns, 1, seed=seed), sums)
+                self.twice(lambda seed: add(-(-columns // 32), 1024, partials, sums, chunks, columns, 1, seed=seed), sums)
                 self.close(sums, expected)
+
+    def test_checksum(self):
+        x = self.random.integers(0, 1 << 32, (70, 300), np.uint32)
+        run = kernel("reductions.cu", "checksum")
+
+        def checksum(x, rows=70, words=290):
+            memory = aligned(x.shape, np.uint32)
+            memory[...] = x
+            partials = aligned(3, np.uint64)
+            self.twice(lambda seed: run(3, 256, memory, rows, words, long(300), partials, seed=seed), partials)
+            return partials.sum()
+
+        first = checksum(x)
+        x[:, 290:] = 7
+        self.assertEqual(checksum(x), first, "beyond the rows")
+        x[69, 289] ^= 1
+        self.assertNotEqual(checksum(x), first, "one bit")
+        x[69, 289] ^= 1
+        x[3, 4], x[3, 5] = x[3, 5], x[3, 4]
+        self.assertNotEqual(checksum(x), first, "places")
 
     def test_sum_of_squares(self):
         counts = [1, 16384, 5, 40000, 16385]

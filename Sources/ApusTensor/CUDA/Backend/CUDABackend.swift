@@ -30,7 +30,7 @@ public final class CUDABackend: Backend, Sendable {
                 expected: "\(Self.capability.major).\(Self.capability.minor)")
         }
         stream = try CUDAStream(device: gpu)
-        operations = try CUDAOperations(stream: stream)
+        operations = try CUDAOperations(stream: stream, measuresProducts: true)
         attention = try CUDATrainingAttention(stream: stream)
     }
 

@@ -35,9 +35,10 @@ package final class CUDAOperations: Sendable {
     static let threads = 256
 
     /// Operations on a stream. Throws ``CUDAError/library(_:)`` without cuBLASLt.
-    package init(stream: CUDAStream) throws {
+    /// - Parameter measuresProducts: see ``CUDAProducts/init(stream:workspaceBytes:measures:)``.
+    package init(stream: CUDAStream, measuresProducts: Bool = false) throws {
         self.stream = stream
-        products = try CUDAProducts(stream: stream)
+        products = try CUDAProducts(stream: stream, measures: measuresProducts)
     }
 
     /// The GPU.

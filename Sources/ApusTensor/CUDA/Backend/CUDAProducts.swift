@@ -42,7 +42,8 @@ package struct CUDAProductShape: Hashable, Sendable {
     }
 }
 
-/// Matrix products by cuBLASLt on one stream. The algorithm of a shape is chosen when it first occurs, and kept.
+/// Matrix products by cuBLASLt on one stream. The algorithm of a shape is chosen when it first occurs, and kept; or chosen
+/// again, once, by measuring.
 ///
 /// Sums are float32. Algorithms that add partial sums in no order are left out, so that results are the same in every run.
 package final class CUDAProducts: Sendable {
@@ -51,6 +52,7 @@ package final class CUDAProducts: Sendable {
 
     private let stream: CUDAStream
     private let workspaceBytes: Int
+    private let measures: Bool
     private let state: Locked<State>
 
     private final class State: @unchecked Sendable {
@@ -72,13 +74,18 @@ package final class CUDAProducts: Sendable {
     }
 
     /// Products on a stream. Throws ``CUDAError/library(_:)`` without cuBLASLt.
-    package init(stream: CUDAStream, workspaceBytes: Int = CUDAProducts.workspaceBytes) throws {
+    /// - Parameter measures: whether large products that occur often are measured with other algorithms, for which the stream
+    ///   is waited for once. The fastest is kept of those that give the same bits, so that results do not hang on the clock.
+    package init(
+        stream: CUDAStream, workspaceBytes: Int = CUDAProducts.workspaceBytes, measures: Bool = false
+    ) throws {
         let functions = try CUDALibraries.cublasLt.table()
         _ = try stream.device.current()
         var handle: apus_cublaslt_handle?
         try CUDAProductPlan.check(functions, "cublasLtCreate", functions.pointee.cublasLtCreate(&handle))
         self.stream = stream
         self.workspaceBytes = workspaceBytes
+        self.measures = measures
         state = Locked(State(functions, handle!))
     }
 
@@ -92,9 +99,10 @@ package final class CUDAProducts: Sendable {
             let workspace = try state.workspace ?? CUDABuffer(byteCount: workspaceBytes, stream: stream)
             state.workspace = workspace
             _ = try stream.device.current()
-            try plan.run(
-                state.handle, a: a, b: b, c: c, accumulate: accumulate,
-                workspace: (workspace.address, workspace.byteCount), stream: stream)
+            let product = CUDAProductPlan.Product(
+                handle: state.handle, a: a, b: b, c: c, accumulate: accumulate, workspace: workspace, stream: stream)
+            try plan.measureIfDue(product)
+            try plan.run(product)
             return plan.name
         }
         stream.launched(name)
@@ -102,7 +110,8 @@ package final class CUDAProducts: Sendable {
 
     private func plan(_ shape: CUDAProductShape, _ state: State) throws -> CUDAProductPlan {
         if let known = state.plans[shape] { return known }
-        let made = try CUDAProductPlan(shape, state.handle, state.functions, workspaceBytes: workspaceBytes)
+        let made = try CUDAProductPlan(
+            shape, state.handle, state.functions, workspaceBytes: workspaceBytes, measures: measures)
         state.plans[shape] = made
         return made
     }
@@ -116,6 +125,19 @@ final class CUDAProductPlan {
     private var operation: apus_cublaslt_operation?
     private var layouts: (a: apus_cublaslt_layout?, b: apus_cublaslt_layout?, c: apus_cublaslt_layout?)
     private var algorithm = apus_cublaslt_algorithm()
+    /// Others, until they have been measured; none where that is not asked for.
+    private var rivals: [apus_cublaslt_algorithm] = []
+    private let shape: CUDAProductShape
+    private var uses = 0
+
+    /// One product, queued on a stream.
+    struct Product {
+        let handle: apus_cublaslt_handle
+        let a: UInt64, b: UInt64, c: UInt64
+        let accumulate: Bool
+        let workspace: CUDABuffer
+        let stream: CUDAStream
+    }
 
     static func check(
         _ functions: UnsafePointer<apus_cublaslt>, _ name: StaticString, _ code: Int32
@@ -133,9 +155,10 @@ final class CUDAProductPlan {
     /// first matrix being our b.
     init(
         _ shape: CUDAProductShape, _ handle: apus_cublaslt_handle, _ functions: UnsafePointer<apus_cublaslt>,
-        workspaceBytes: Int
+        workspaceBytes: Int, measures: Bool
     ) throws(CUDAError) {
         self.functions = functions
+        self.shape = shape
         name = "cublasLtMatmul \(shape.description)"
         let lt = functions.pointee
         try check(
@@ -155,7 +178,7 @@ final class CUDAProductPlan {
         layouts.a = try layout(shape.input, shape.aTransposed ? (k, m) : (m, k), stride: shape.aStride)
         layouts.b = try layout(shape.input, shape.bTransposed ? (n, k) : (k, n), stride: shape.bStride)
         layouts.c = try layout(shape.output, (m, n), stride: shape.cStride)
-        try choose(shape, handle, workspaceBytes: workspaceBytes)
+        try choose(shape, handle, workspaceBytes: workspaceBytes, count: measures && isMeasurable ? 8 : 1)
     }
 
     deinit {
@@ -180,7 +203,7 @@ final class CUDAProductPlan {
     }
 
     private func choose(
-        _ shape: CUDAProductShape, _ handle: apus_cublaslt_handle, workspaceBytes: Int
+        _ shape: CUDAProductShape, _ handle: apus_cublaslt_handle, workspaceBytes: Int, count: Int
     ) throws(CUDAError) {
         let lt = functions.pointee
         var preference: apus_cublaslt_preference?
@@ -204,27 +227,94 @@ final class CUDAProductPlan {
                 lt.cublasLtMatmulPreferenceSetAttribute(
                     preference, Int32(attribute), &value, MemoryLayout<UInt32>.size))
         }
-        var heuristic = apus_cublaslt_heuristic()
+        var heuristics = [apus_cublaslt_heuristic](repeating: apus_cublaslt_heuristic(), count: count)
         var found: Int32 = 0
         let code = lt.cublasLtMatmulAlgoGetHeuristic(
-            handle, operation, layouts.b, layouts.a, layouts.c, layouts.c, preference, 1, &heuristic, &found)
+            handle, operation, layouts.b, layouts.a, layouts.c, layouts.c, preference, Int32(count), &heuristics,
+            &found)
         guard code == 0, found > 0 else {
             throw .launch(
                 kernel: "cublasLtMatmul", problem: "no algorithm for a product \(shape.description) (status \(code))")
         }
-        algorithm = heuristic.algorithm
+        algorithm = heuristics[0].algorithm
+        rivals = heuristics[1..<Int(found)].filter { $0.status == 0 }.map(\.algorithm)
     }
 
-    func run(
-        _ handle: apus_cublaslt_handle, a: UInt64, b: UInt64, c: UInt64, accumulate: Bool,
-        workspace: (address: UInt64, byteCount: Int), stream: CUDAStream
-    ) throws(CUDAError) {
+    func run(_ product: Product) throws(CUDAError) { try run(product, by: algorithm) }
+
+    private func run(_ product: Product, by algorithm: apus_cublaslt_algorithm) throws(CUDAError) {
         var one: Float = 1
-        var beta: Float = accumulate ? 1 : 0
+        var beta: Float = product.accumulate ? 1 : 0
+        var algorithm = algorithm
         try check(
             "cublasLtMatmul",
             functions.pointee.cublasLtMatmul(
-                handle, operation, &one, b, layouts.b, a, layouts.a, &beta, c, layouts.c, c, layouts.c, &algorithm,
-                workspace.address, workspace.byteCount, stream.handle))
+                product.handle, operation, &one, product.b, layouts.b, product.a, layouts.a, &beta, product.c,
+                layouts.c, product.c, layouts.c, &algorithm, product.workspace.address, product.workspace.byteCount,
+                product.stream.handle))
+    }
+}
+
+// MARK: Measuring
+
+extension CUDAProductPlan {
+    /// Uses of a shape after which it is measured: those of batches that differ each time are not.
+    private static let usesBeforeMeasuring = 64
+    /// Multiplications of a product that is worth it: some 10 us.
+    private static let leastMultiplications = 1 << 31
+    /// How much faster an algorithm must be than the first.
+    private static let gain = 0.98
+
+    /// Whether a product is large, and its result consists of whole words.
+    private var isMeasurable: Bool {
+        let element = shape.output.bytesPerBlock
+        return shape.m * shape.n * shape.k >= Self.leastMultiplications && shape.n * element % 4 == 0
+            && shape.cStride * element % 4 == 0 && shape.alignments[2] >= 4
+    }
+
+    /// Measures the algorithms on this product, whose result they overwrite, if it is the time for that.
+    func measureIfDue(_ product: Product) throws {
+        uses += 1
+        guard uses >= Self.usesBeforeMeasuring, !rivals.isEmpty, !product.accumulate else { return }
+        let others = rivals
+        rivals = []
+        let expected = try checksum(of: product, by: algorithm)
+        var algorithms = [algorithm]
+        for other in others {
+            // What cannot run is no rival.
+            if let sum = try? checksum(of: product, by: other), sum == expected { algorithms.append(other) }
+        }
+        guard algorithms.count > 1 else { return }
+        var best = [Double](repeating: .infinity, count: algorithms.count)
+        for _ in 0..<3 {
+            for (index, other) in algorithms.enumerated() {
+                best[index] = min(best[index], try seconds(of: product, by: other))
+            }
+        }
+        let fastest = best.indices.min { best[$0] < best[$1] }!
+        if best[fastest] < Self.gain * best[0] { algorithm = algorithms[fastest] }
+    }
+
+    private func checksum(of product: Product, by algorithm: apus_cublaslt_algorithm) throws -> UInt64 {
+        let (stream, blocks) = (product.stream, min(shape.m, 1024))
+        let element = shape.output.bytesPerBlock
+        let partials = try CUDABuffer(byteCount: 8 * blocks, stream: stream)
+        try run(product, by: algorithm)
+        try stream.device.modules.kernel("checksum", in: KernelSources.source("reductions.cu")).launch(
+            grid: CUDAExtent(blocks), block: CUDAExtent(CUDAOperations.threads), on: stream, .value(product.c),
+            .value(Int32(shape.m)), .value(Int32(shape.n * element / 4)), .value(Int64(shape.cStride * element / 4)),
+            .buffer(partials))
+        return try stream.download(partials, count: blocks, as: UInt64.self).reduce(0, &+)
+    }
+
+    /// Seconds of four runs.
+    private func seconds(of product: Product, by algorithm: apus_cublaslt_algorithm) throws(CUDAError) -> Double {
+        let start = try CUDAEvent(device: product.stream.device)
+        let end = try CUDAEvent(device: product.stream.device)
+        try start.record(on: product.stream)
+        for _ in 0..<4 { try run(product, by: algorithm) }
+        try end.record(on: product.stream)
+        try end.synchronize()
+        return try end.seconds(since: start)
     }
 }
