@@ -318,6 +318,14 @@ class TensorKernels(unittest.TestCase):
                         (len(met), -(-width // 128), 1), 256, integers(order), integers(list(starts) + [places]), integers(met),
                         gradient, table, width, seed=seed), table)
                 self.close(table, expected)
+                table[...] = array(expected)
+                np.add.at(expected, ids, values(gradient))
+                run = kernel("embedding.cu", f"add_to_rows_few_{kind}")
+                self.twice(
+                    lambda seed: run(
+                        2, 256, integers(order), integers(list(starts) + [places]), integers(met), gradient, table, len(met),
+                        width, seed=seed), table)
+                self.close(table, expected)
 
     # ---- rope.cu ----
 

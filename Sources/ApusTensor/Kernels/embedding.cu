@@ -78,6 +78,44 @@ __device__ __forceinline__ void scatter(
     store(target, first, width, wide, values);
 }
 
+// The same for rows of few places: a warp takes 128 columns of a row, and its places one after the other.
+template <typename Gradient>
+__device__ __forceinline__ void scatter_few(
+    const int *order, const int *starts, const int *ids, const Gradient *gradient, float *table, int met, int width
+) {
+    constexpr int N = 4;
+    const bool wide = width % N == 0 && aligned(gradient) && aligned(table);
+    // The host sees to it that there are fewer than 2^31 parts.
+    const int parts = (width + 32 * N - 1) / (32 * N), all = met * parts;
+    for (int i = blockIdx.x * WARPS + threadIdx.x / 32; i < all; i += gridDim.x * WARPS) {
+        const int row = i / parts, first = ((i - row * parts) * 32 + threadIdx.x % 32) * N;
+        if (first >= width) continue;
+        const int end = starts[row + 1];
+        float *target = table + (long long)ids[row] * width;
+        float values[N], total[N] = {0.0f, 0.0f, 0.0f, 0.0f};
+        load(target, first, width, wide, values);
+#pragma unroll 4
+        for (int place = starts[row]; place < end; ++place) {
+            float one[N];
+            load(gradient + (long long)order[place] * width, first, width, wide, one);
+#pragma unroll
+            for (int j = 0; j < N; ++j) total[j] += one[j];
+        }
+#pragma unroll
+        for (int j = 0; j < N; ++j) values[j] += total[j];
+        store(target, first, width, wide, values);
+    }
+}
+
+#define SCATTER_FEW(NAME, GRADIENT)                                                                                    \
+    extern "C" __global__ void __launch_bounds__(THREADS, 4)                                                              \
+        NAME(const int *order, const int *starts, const int *ids, const GRADIENT *gradient, float *table, int met,     \
+             int width) {                                                                                              \
+        scatter_few(order, starts, ids, gradient, table, met, width);                                                  \
+    }
+SCATTER_FEW(add_to_rows_few_f32, float)
+SCATTER_FEW(add_to_rows_few_bf16, bf16_bits)
+
 #define SCATTER(NAME, GRADIENT)                                                                                        \
     extern "C" __global__ void __launch_bounds__(THREADS, 4)                                                              \
         NAME(const int *order, const int *starts, const int *ids, const GRADIENT *gradient, float *table, int width) { \

@@ -112,21 +112,18 @@ extension CUDABackend: DifferentiableBackend {
         let gradient = onDevice(gradient)
         perform {
             let keys = tokens.enumerated().map { UInt64(UInt32(bitPattern: $1)) << 32 | UInt64($0) }.sorted()
-            var (starts, ids): ([Int32], [Int32]) = ([], [])
-            for (place, key) in keys.enumerated() {
-                let id = Int32(key >> 32)
-                if ids.last == id { continue }
-                starts.append(Int32(place))
-                ids.append(id)
-            }
-            starts.append(Int32(rows))
-            let met = ids.count
-            let order = keys.map { Int32(truncatingIfNeeded: $0) }
+            let groups = keys.indices.filter { $0 == 0 || keys[$0] >> 32 != keys[$0 - 1] >> 32 }
+            let ranges = zip(groups, groups.dropFirst() + [rows]).map { $0..<$1 }
+            let few = ranges.filter { $0.count <= CUDAOperations.fewPlaces }
+            let sorted = few + ranges.filter { $0.count > CUDAOperations.fewPlaces }
+            let order = sorted.flatMap { range in keys[range].lazy.map { Int32(truncatingIfNeeded: $0) } }
+            let starts = sorted.reduce(into: [Int32(0)]) { $0.append($0.last! + Int32($1.count)) }
+            let ids = sorted.map { Int32(keys[$0.lowerBound] >> 32) }
             let lists = try stream.upload(order + starts + ids)
             try operations.addToRows(
                 order: lists.address, starts: lists.address + UInt64(4 * rows),
-                ids: lists.address + UInt64(4 * (rows + met + 1)), met: met, gradient: array(gradient),
-                table: address(tableGradient), width: width)
+                ids: lists.address + UInt64(4 * (rows + starts.count)), met: ids.count, few: few.count,
+                gradient: array(gradient), table: address(tableGradient), width: width)
             withExtendedLifetime(lists) {}
         }
         withExtendedLifetime(gradient) {}

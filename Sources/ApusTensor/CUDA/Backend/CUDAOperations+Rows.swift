@@ -89,14 +89,33 @@ extension CUDAOperations {
             .value(Int32(width)), .value(Int64(tableRows)))
     }
 
+    /// Places of a row of a table up to which ``addToRows(order:starts:ids:met:few:gradient:table:width:)`` gives it to
+    /// single warps.
+    package static let fewPlaces = 16
+
     /// `table[ids[i]] += ` the sum of the gradient's rows `order[starts[i] ..< starts[i + 1]]`; the table float32.
+    /// - Parameter few: how many of the `met` rows, the first, have at most ``fewPlaces``.
     package func addToRows(
-        order: UInt64, starts: UInt64, ids: UInt64, met: Int, gradient: CUDAArray, table: UInt64, width: Int
+        order: UInt64, starts: UInt64, ids: UInt64, met: Int, few: Int, gradient: CUDAArray, table: UInt64, width: Int
     ) throws {
         guard met > 0, width > 0 else { return }
-        try kernel("add_to_rows_\(gradient.dtype)", of: "embedding.cu").launch(
-            grid: CUDAExtent(met, (width + 127) / 128), block: CUDAExtent(Self.threads), on: stream, .value(order),
-            .value(starts), .value(ids), .value(gradient.address), .value(table), .value(Int32(width)))
+        let parts = (width + 127) / 128
+        guard met * parts < Int(Int32.max) else {
+            throw CUDAError.launch(kernel: "add_to_rows", problem: "\(met * parts) parts")
+        }
+        if few > 0 {
+            try kernel("add_to_rows_few_\(gradient.dtype)", of: "embedding.cu").launch(
+                grid: CUDAExtent(min((few * parts + 7) / 8, 16 * device.multiprocessorCount)),
+                block: CUDAExtent(Self.threads), on: stream, .value(order), .value(starts), .value(ids),
+                .value(gradient.address), .value(table), .value(Int32(few)), .value(Int32(width)))
+        }
+        if few < met {
+            let skipped = UInt64(4 * few)
+            try kernel("add_to_rows_\(gradient.dtype)", of: "embedding.cu").launch(
+                grid: CUDAExtent(met - few, parts), block: CUDAExtent(Self.threads), on: stream, .value(order),
+                .value(starts + skipped), .value(ids + skipped), .value(gradient.address), .value(table),
+                .value(Int32(width)))
+        }
     }
 
     /// Log-probabilities (float32) of int32 targets, and the gradient of -scale x log-probability where it is asked for; it
