@@ -32,12 +32,12 @@ def entries(file):
 
 
 @functools.cache
-def kernels(file):
-    return emulate.kernels(file, entries(file))
+def kernels(file, defines):
+    return emulate.kernels(file, entries(file), dict(defines))
 
 
-def kernel(file, name, shared=0):
-    found = kernels(file)[name]
+def kernel(file, name, shared=0, **defines):
+    found = kernels(file, tuple(sorted(defines.items())))[name]
     found.shared = shared
     return found
 
@@ -196,19 +196,24 @@ class TensorKernels(unittest.TestCase):
 
     # ---- norm.cu ----
 
-    def norm_forward(self, rows, width, group, shift, x_kind, addend_kind, out_kind):
+    def norm_forward(self, rows, width, group, shift, x_kind, addend_kind, out_kind, parts=None):
         x, weight = array(self.normal(rows, width), x_kind, shift), array(self.normal(width), F32, shift)
         addend = array(self.normal(rows, width), addend_kind, shift) if x_kind == F32 else None
         for other in {None, 1} if addend is not None else {None}:
             total, out, inverses = empty((rows, width), F32, shift), empty((rows, width), out_kind, shift), empty(rows)
             pitch = (width + 3) // 4 * 4
             shared = pitch * 4 * (8 if group == 32 else 1)
-            run = kernel("norm.cu", f"rms_norm_forward_{group}_{x_kind}_{addend_kind}_{out_kind}", shared)
+            if parts:
+                run, strides = kernel(
+                    "norm_registers.cu", f"rms_norm_forward_registers_{addend_kind}_{out_kind}", PARTS=parts), ()
+            else:
+                run, strides = kernel(
+                    "norm.cu", f"rms_norm_forward_{group}_{x_kind}_{addend_kind}_{out_kind}", shared), (1, long(width), long(width))
             with_addend = other is not None
             self.twice(
                 lambda seed: run(
                     2, 256, x, addend if with_addend else NONE, total if with_addend else NONE, weight, 1e-3, out, inverses,
-                    rows, width, 1, long(width), long(width), seed=seed), total, out, inverses)
+                    rows, width, *strides, seed=seed), total, out, inverses)
             exact = values(x) + (values(addend) if with_addend else 0)
             inverse = 1 / np.sqrt((exact**2).mean(1) + np.float32(1e-3))
             if with_addend:
@@ -224,6 +229,15 @@ class TensorKernels(unittest.TestCase):
                     with self.subTest(rows=rows, width=width, group=group, kinds=(x_kind, addend_kind, out_kind)):
                         self.norm_forward(rows, width, group, shift, x_kind, addend_kind, out_kind)
 
+    def test_rms_norm_in_registers(self):
+        for rows, width, parts in [(3, 4, 1), (20, 132, 2), (19, 576, 5), (9, 768, 6), (3, 1024, 8)]:
+            for addend_kind, out_kind in [(F32, F32), (F32, BF16), (BF16, F32), (BF16, BF16)]:
+                with self.subTest(rows=rows, width=width, kinds=(addend_kind, out_kind)):
+                    self.norm_forward(rows, width, 32, 0, F32, addend_kind, out_kind, parts)
+            for d_kind in (F32, BF16):
+                with self.subTest(rows=rows, width=width, kind=d_kind):
+                    self.norm_backward(rows, width, 32, 0, F32, d_kind, min(rows, 2), parts)
+
     def test_rms_norm_of_groups_in_a_view(self):
         for tokens, groups, width, gap, shift in [(3, 2, 7, 3, 0), (4, 3, 64, 16, 0), (2, 4, 96, 4, 1)]:
             for group in (32, 256):
@@ -237,7 +251,7 @@ class TensorKernels(unittest.TestCase):
                 view = values(x)[:, : groups * group_stride].reshape(tokens, groups, group_stride)[:, :, :width]
                 self.close(out, view / np.sqrt((view**2).mean(2, keepdims=True) + 1e-3) * values(weight))
 
-    def norm_backward(self, rows, width, group, shift, x_kind, d_kind, blocks):
+    def norm_backward(self, rows, width, group, shift, x_kind, d_kind, blocks, parts=None):
         x, weight = array(self.normal(rows, width), x_kind, shift), array(self.normal(width), F32, shift)
         d, base = array(self.normal(rows, width), d_kind, shift), array(self.normal(rows, width), F32, shift)
         exact, dy, w = values(x), values(d), values(weight)
@@ -248,7 +262,10 @@ class TensorKernels(unittest.TestCase):
         chunk = -(-rows // blocks)
         pitch = (width + 3) // 4 * 4
         shared = pitch * 12 * (8 if group == 32 else 1)
-        run = kernel("norm.cu", f"rms_norm_backward_{group}_{x_kind}_{d_kind}", shared)
+        if parts:
+            run = kernel("norm_registers.cu", f"rms_norm_backward_registers_{d_kind}", PARTS=parts)
+        else:
+            run = kernel("norm.cu", f"rms_norm_backward_{group}_{x_kind}_{d_kind}", shared)
         # One element is its own mean: what remains of its gradient is what rounding leaves.
         factor = 20 if width == 1 else 1
         for in_place in (False, True):
@@ -266,7 +283,7 @@ class TensorKernels(unittest.TestCase):
             for adds in (1, 0):
                 total = array(before)
                 expected = adds * values(total) + (dy * exact * inverse).sum(0)
-                kernel("reductions.cu", "add_partials")(-(-width // 32), 256, partials, total, blocks, width, adds)
+                kernel("reductions.cu", "add_partials")(-(-width // 32), 1024, partials, total, blocks, width, adds)
                 self.close(total, expected)
         run(blocks, 256, x, weight, inverses, d, NONE, result, NONE, NONE, rows, width, chunk)
         self.close(result, dx, factor=factor)
@@ -435,24 +452,32 @@ class TensorKernels(unittest.TestCase):
     # ---- cross_entropy.cu ----
 
     def test_cross_entropy(self):
-        for rows, width, shift in [(1, 1, 0), (3, 37, 0), (4, 5000, 0), (3, 4097, 1), (2, 8192, 0)]:
+        for rows, width, shift in [(1, 1, 0), (3, 37, 0), (4, 5000, 0), (3, 4097, 1), (2, 8192, 0), (9, 9016, 0)]:
             targets = integers([-1 if i == 1 else (i * 31) % width for i in range(rows)])
             scales = array(self.normal(rows))
             for kind, out_kind in [(F32, F32), (F32, BF16), (BF16, BF16)]:
                 start = self.normal(rows, width) * 4 + 50
                 start[0, 0] = -np.inf if width > 1 and targets[0] != 0 else start[0, 0]
-                for way, kept in (("in place", 0), ("in place", 1), ("beside", 0), ("beside", 1), ("none", 0)):
+                ways = [("in place", 0), ("in place", 1), ("beside", 0), ("beside", 1), ("none", 0)]
+                if kind == BF16 and width % 8 == 0:
+                    ways += [("in place", "ahead"), ("beside", "ahead"), ("none", "ahead")]
+                for way, kept in ways:
                     if way == "in place" and kind != out_kind:
                         continue
                     x = array(start, kind, shift)
                     exact = values(x)
                     out = x if way == "in place" else empty((rows, width), out_kind, shift)
                     found = empty(rows)
-                    shared = -(-width * x.itemsize // 32) * 32 if kept else 0
-                    run = kernel("cross_entropy.cu", f"cross_entropy_{kind}_{out_kind}", shared)
+                    if kept == "ahead":
+                        run = kernel("cross_entropy_ahead.cu", "cross_entropy_ahead", 2 * (-(-width // 64) * 128))
+                        threads, last = 1024, ()
+                    else:
+                        shared = -(-width * x.itemsize // 32) * 32 if kept else 0
+                        run = kernel("cross_entropy.cu", f"cross_entropy_{kind}_{out_kind}", shared)
+                        threads, last = 512, (kept,)
                     self.twice(
                         lambda seed: run(
-                            2, 512, x, targets, scales, NONE if way == "none" else out, found, rows, width, kept, seed=seed),
+                            2, threads, x, targets, scales, NONE if way == "none" else out, found, rows, width, *last, seed=seed),
                         found, out)
                     top = exact.max(1, keepdims=True)
                     log_sum = top[:, 0] + np.log(np.exp(exact - top).sum(1))

@@ -47,13 +47,17 @@ __device__ __forceinline__ void column_sums(const T *x, int rows, int columns, l
 COLUMN_SUMS(column_sums_f32, float)
 COLUMN_SUMS(column_sums_bf16, bf16_bits)
 
-// sums[column] = (where `adds`, +=) the partial sums of that column, in order within each of eight parts, and those in order.
-// 32 columns a block.
-extern "C" __global__ void __launch_bounds__(THREADS)
+// sums[column] = (where `adds`, +=) the partial sums of that column, in order within each of PARTIAL_WARPS parts, and those in
+// order. 32 columns a block: few blocks, so that what counts is how many rows are on their way at once.
+#define PARTIAL_WARPS 32
+
+extern "C" __global__ void __launch_bounds__(32 * PARTIAL_WARPS)
     add_partials(const float *partials, float *sums, int count, int columns, int adds) {
-    __shared__ float parts[WARPS][32];
+    __shared__ float parts[PARTIAL_WARPS][32];
+    grid_launch_dependents();
+    grid_wait();
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, column = blockIdx.x * 32 + lane;
-    const int length = (count + WARPS - 1) / WARPS, begin = warp * length, end = min(count, begin + length);
+    const int length = (count + PARTIAL_WARPS - 1) / PARTIAL_WARPS, begin = warp * length, end = min(count, begin + length);
     float total = 0.0f;
     if (column < columns) {
 #pragma unroll 8
@@ -63,7 +67,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     __syncthreads();
     if (warp != 0 || column >= columns) return;
     total = adds ? sums[column] : 0.0f;
-    for (int w = 0; w < WARPS; ++w) total += parts[w][lane];
+    for (int w = 0; w < PARTIAL_WARPS; ++w) total += parts[w][lane];
     sums[column] = total;
 }
 

@@ -17,6 +17,8 @@ __device__ __forceinline__ void rotate(
     long long head_stride, int interleaved
 ) {
     constexpr int N = Vector<T, T>::size;
+    grid_launch_dependents();
+    grid_wait();
     const bool wide = pairs % N == 0 && token_stride % N == 0 && head_stride % N == 0 && aligned(x) &&
                       aligned(cosine) && aligned(sine);
     // The host sees to it that there are fewer than 2^31 parts.

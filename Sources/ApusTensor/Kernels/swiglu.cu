@@ -15,6 +15,8 @@ __device__ __forceinline__ void forward(
     const In *gate, const In *up, Out *result, int rows, int width, long long stride
 ) {
     constexpr int N = Vector<In, Out>::size;
+    grid_launch_dependents();
+    grid_wait();
     const bool wide = width % N == 0 && stride % N == 0 && aligned(gate) && aligned(up) && aligned(result);
     // The host sees to it that there are fewer than 2^31 parts.
     const int parts = (width + N - 1) / N, all = rows * parts;
@@ -35,6 +37,8 @@ __device__ __forceinline__ void backward(
     long long stride, long long gradient_stride
 ) {
     constexpr int N = Vector<Gradient, Out>::size;
+    grid_launch_dependents();
+    grid_wait();
     const bool wide = width % N == 0 && stride % N == 0 && gradient_stride % N == 0 && aligned(gate) && aligned(up) &&
                       aligned(gradient) && aligned(gate_gradient) && aligned(up_gradient);
     const int parts = (width + N - 1) / N, all = rows * parts;

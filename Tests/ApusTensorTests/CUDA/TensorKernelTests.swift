@@ -50,10 +50,11 @@ struct KernelVariant: Sendable, CustomTestStringConvertible {
 
     static let all =
         KernelSources.kernels.keys.sorted().filter {
-            !$0.hasPrefix("attention_") && !$0.hasSuffix("_products.cu")
+            !$0.hasPrefix("attention_") && !$0.hasSuffix("_products.cu") && $0 != "norm_registers.cu"
         }.map {
             KernelVariant(file: $0)
         } + rowProducts
+        + (1...8).map { KernelVariant(file: "norm_registers.cu", defines: ["PARTS": $0]) }
         + attention(key: 64, value: 64) + attention(key: 96, value: 96) + attention(key: 128, value: 128)
         + attention(key: 128, value: 128, dtype: .f32) + attention(key: 256, value: 256)
         + attention(key: 64, once: 64, value: 128) + attention(key: 48, once: 48, value: 96)

@@ -146,7 +146,7 @@ package final class CUDATrainingAttention: Sendable {
             keyRows: kernels.settings.forward.blockRows)
         try kernels.forward.launch(
             grid: grid(items), block: CUDAExtent(TrainingAttentionSettings.threads),
-            sharedMemory: kernels.settings.forward.sharedMemory, on: stream,
+            sharedMemory: kernels.settings.forward.sharedMemory, attributes: [.overlapsPredecessor], on: stream,
             arguments: maps
                 + [
                     .value(
@@ -202,7 +202,8 @@ package final class CUDATrainingAttention: Sendable {
                         padded: Int32(rowItems.paddedRows), tokens: Int32(tokens))))
             try (isOfKeys ? backward.keys : backward.queries).launch(
                 grid: grid(items), block: CUDAExtent(TrainingAttentionSettings.threads),
-                sharedMemory: kernel.sharedMemory, on: stream, arguments: arguments)
+                sharedMemory: kernel.sharedMemory, attributes: [.overlapsPredecessor], on: stream,
+                arguments: arguments)
         }
         if let once, let target = targets.keyOnce {
             try backward.once.launch(

@@ -11,6 +11,14 @@ extension CUDAOperations {
         return (256, pitch)
     }
 
+    /// Parts of 128 elements of rows that a warp keeps in registers (norm_registers.cu); nil where it cannot.
+    private func registerParts(width: Int, rows: Int, addresses: [UInt64]) -> Int? {
+        guard width % 4 == 0, width <= 1024, rows * width < 1 << 32, addresses.allSatisfy({ $0 % 16 == 0 }) else {
+            return nil
+        }
+        return (width + 127) / 128
+    }
+
     /// RMSNorm of x, or of `sum = x + addend`; x may lie at strides, and a token may have several groups of rows with a
     /// weight each.
     ///
@@ -27,8 +35,23 @@ extension CUDAOperations {
         strides: (token: Int, group: Int)? = nil
     ) throws {
         guard rows > 0 else { return }
-        let (group, shared) = try normGroup(width: width, rows: 1)
         let addendType = x.dtype == .bf16 ? .bf16 : addend?.dtype ?? .f32
+        let isDense = groups == 1 && (strides == nil || strides!.token == width)
+        if x.dtype == .f32, isDense,
+            let parts = registerParts(
+                width: width, rows: rows,
+                addresses: [x.address, addend?.address ?? 0, sum, weight, result.address])
+        {
+            let name = "rms_norm_forward_registers_\(addendType)_\(result.dtype)"
+            let arguments: [CUDAArgument] = [
+                .value(x.address), .value(addend?.address ?? 0), .value(sum), .value(weight), .value(epsilon),
+                .value(result.address), .value(inverses), .value(Int32(rows)), .value(Int32(width)),
+            ]
+            return try kernel(name, of: "norm_registers.cu", variant: ("PARTS", parts)).launch(
+                grid: CUDAExtent(min((rows + 7) / 8, 16 * device.multiprocessorCount)),
+                block: CUDAExtent(Self.threads), attributes: [.overlapsPredecessor], on: stream, arguments: arguments)
+        }
+        let (group, shared) = try normGroup(width: width, rows: 1)
         let perBlock = Self.threads / group
         try kernel("rms_norm_forward_\(group)_\(x.dtype)_\(addendType)_\(result.dtype)", of: "norm.cu").launch(
             grid: CUDAExtent(min((rows + perBlock - 1) / perBlock, 16 * device.multiprocessorCount)),
@@ -47,17 +70,33 @@ extension CUDAOperations {
         narrow: UInt64?, weightGradient: UInt64?, adds: Bool, rows: Int, width: Int
     ) throws {
         guard rows > 0 else { return }
-        let (group, shared) = try normGroup(width: width, rows: 3)
+        var parts: Int?
+        if x.dtype == .f32 {
+            parts = registerParts(
+                width: width, rows: rows,
+                addresses: [x.address, weight, gradient.address, base ?? 0, result, narrow ?? 0])
+        }
+        let (group, shared) = parts == nil ? try normGroup(width: width, rows: 3) : (32, 0)
         let perBlock = Self.threads / group
         // A fixed division of the rows, whatever the GPU.
         let chunk = max((rows + 511) / 512, perBlock)
         let blocks = (rows + chunk - 1) / chunk
         let partials = try weightGradient.map { _ in try scratch(byteCount: blocks * width * 4) }
-        try kernel("rms_norm_backward_\(group)_\(x.dtype)_\(gradient.dtype)", of: "norm.cu").launch(
-            grid: CUDAExtent(blocks), block: CUDAExtent(Self.threads), sharedMemory: shared, on: stream,
+        let function: CUDAKernel
+        if let parts {
+            let name = "rms_norm_backward_registers_\(gradient.dtype)"
+            function = try kernel(name, of: "norm_registers.cu", variant: ("PARTS", parts))
+        } else {
+            function = try kernel("rms_norm_backward_\(group)_\(x.dtype)_\(gradient.dtype)", of: "norm.cu")
+        }
+        let arguments: [CUDAArgument] = [
             .value(x.address), .value(weight), .value(inverses), .value(gradient.address), .value(base ?? 0),
             .value(result), .value(narrow ?? 0), .value(partials?.address ?? 0), .value(Int32(rows)),
-            .value(Int32(width)), .value(Int32(chunk)))
+            .value(Int32(width)), .value(Int32(chunk)),
+        ]
+        try function.launch(
+            grid: CUDAExtent(blocks), block: CUDAExtent(Self.threads), sharedMemory: shared,
+            attributes: parts == nil ? [] : [.overlapsPredecessor], on: stream, arguments: arguments)
         if let partials, let weightGradient {
             try addPartials(partials.address, to: weightGradient, count: blocks, columns: width, adds: adds)
         }
@@ -126,6 +165,15 @@ extension CUDAOperations {
     ) throws {
         guard rows > 0 else { return }
         let type = gradient?.dtype ?? logits.dtype
+        let pitch = (2 * width + 127) / 128 * 128
+        let isAligned = logits.address % 16 == 0 && (gradient?.address ?? 0) % 16 == 0 && width % 8 == 0
+        if logits.dtype == .bf16, type == .bf16, isAligned, 2 * pitch <= device.sharedMemoryPerBlock - 1024 {
+            return try kernel("cross_entropy_ahead", of: "cross_entropy_ahead.cu").launch(
+                grid: CUDAExtent(min(rows, device.multiprocessorCount)), block: 1024, sharedMemory: 2 * pitch,
+                attributes: [.overlapsPredecessor], on: stream, .value(logits.address), .value(targets),
+                .value(scales), .value(gradient?.address ?? 0), .value(logProbabilities), .value(Int32(rows)),
+                .value(Int32(width)))
+        }
         // Rows stay in shared memory between the two passes where those of two blocks fit a multiprocessor.
         let bytes = (width * logits.dtype.bytesPerBlock + 31) / 32 * 32
         let isKept = gradient != nil && bytes <= 110 << 10
@@ -151,8 +199,8 @@ extension CUDAOperations {
 
     private func addPartials(_ partials: UInt64, to sums: UInt64, count: Int, columns: Int, adds: Bool) throws {
         try kernel("add_partials", of: "reductions.cu").launch(
-            grid: CUDAExtent((columns + 31) / 32), block: CUDAExtent(Self.threads), on: stream, .value(partials),
-            .value(sums), .value(Int32(count)), .value(Int32(columns)), .value(Int32(adds ? 1 : 0)))
+            grid: CUDAExtent((columns + 31) / 32), block: 1024, attributes: [.overlapsPredecessor], on: stream,
+            .value(partials), .value(sums), .value(Int32(count)), .value(Int32(columns)), .value(Int32(adds ? 1 : 0)))
     }
 
     /// `result = factor x` the sum of a[i] b[i] over float32 numbers (of a[i] without `b`), a float32.

@@ -44,12 +44,16 @@ package final class CUDAOperations: Sendable {
     /// The GPU.
     package var device: CUDADevice { stream.device }
 
-    /// A kernel of a file without variants, found once by its name, which is no other kernel's.
-    func kernel(_ name: String, of file: StaticString) throws -> CUDAKernel {
-        try kernels.withLock { kernels in
-            if let known = kernels[name] { return known }
-            let found = try device.modules.kernel(name, in: KernelSources.source(file.description))
-            kernels[name] = found
+    /// A kernel of a file, found once by its name, which is no other kernel's, and by the macro that chooses its variant.
+    func kernel(
+        _ name: String, of file: StaticString, variant: (macro: String, value: Int)? = nil
+    ) throws -> CUDAKernel {
+        let key = variant.map { "\(name) \($0.value)" } ?? name
+        return try kernels.withLock { kernels in
+            if let known = kernels[key] { return known }
+            let defines = variant.map { [$0.macro: String($0.value)] } ?? [:]
+            let found = try device.modules.kernel(name, in: KernelSources.source(file.description, defines: defines))
+            kernels[key] = found
             return found
         }
     }
@@ -60,13 +64,16 @@ package final class CUDAOperations: Sendable {
     }
 
     /// Queues a kernel that passes over `parts`, unless there are none.
+    /// - Parameter attributes: ``CUDALaunchAttribute/overlapsPredecessor`` for kernels that wait for their predecessor.
     func pass(
-        _ name: String, of file: StaticString, parts: Int, _ arguments: [CUDAArgument]
+        _ name: String, of file: StaticString, parts: Int, attributes: [CUDALaunchAttribute] = [],
+        _ arguments: [CUDAArgument]
     ) throws {
         guard parts > 0 else { return }
         guard parts < Int(Int32.max) else { throw CUDAError.launch(kernel: name, problem: "\(parts) parts") }
         try kernel(name, of: file).launch(
-            grid: blocks(for: parts), block: CUDAExtent(Self.threads), on: stream, arguments: arguments)
+            grid: blocks(for: parts), block: CUDAExtent(Self.threads), attributes: attributes, on: stream,
+            arguments: arguments)
     }
 
     /// Elements that a thread takes at a time: see `Vector` of rows.cuh.
@@ -148,7 +155,7 @@ extension CUDAOperations {
         let vector = Self.vector(gate.dtype, result.dtype)
         try pass(
             "swiglu_forward_\(gate.dtype)_\(result.dtype)", of: "swiglu.cu",
-            parts: rows * ((width + vector - 1) / vector),
+            parts: rows * ((width + vector - 1) / vector), attributes: [.overlapsPredecessor],
             [
                 .value(gate.address), .value(up.address), .value(result.address), .value(Int32(rows)),
                 .value(Int32(width)), .value(Int64(stride)),
@@ -163,7 +170,7 @@ extension CUDAOperations {
         let vector = Self.vector(gradient.dtype, gateGradient.dtype)
         try pass(
             "swiglu_backward_\(gate.dtype)_\(gradient.dtype)_\(gateGradient.dtype)", of: "swiglu.cu",
-            parts: rows * ((width + vector - 1) / vector),
+            parts: rows * ((width + vector - 1) / vector), attributes: [.overlapsPredecessor],
             [
                 .value(gate.address), .value(up.address), .value(gradient.address), .value(gateGradient.address),
                 .value(upGradient.address), .value(Int32(rows)), .value(Int32(width)), .value(Int64(stride)),
@@ -182,6 +189,7 @@ extension CUDAOperations {
         let vector = Self.vector(x.dtype, x.dtype)
         try pass(
             "rotate_\(x.dtype)", of: "rope.cu", parts: tokens * heads * ((pairs + vector - 1) / vector),
+            attributes: [.overlapsPredecessor],
             [
                 .value(x.address), .value(cosine), .value(sine), .value(Int32(tokens)), .value(Int32(heads)),
                 .value(Int32(pairs)), .value(Int64(tokenStride)), .value(Int64(headStride)),
