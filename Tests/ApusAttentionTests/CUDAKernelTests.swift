@@ -50,7 +50,45 @@ struct KernelVariant: Sendable, CustomTestStringConvertible {
         return KernelVariant(file: "grouped_step.cu", defines: settings.defines.mapValues(String.init))
     }
 
+    /// New tokens of attention that keeps its key once.
+    static func shared(
+        _ geometry: CacheGeometry, _ queries: GPUSharedAppend.Queries, style: RotaryStyle = .halfSplit
+    ) throws -> KernelVariant {
+        let format = try GPUCacheFormat(geometry: geometry, pageSize: 64)
+        let defines = GPUSharedAppend.defines(format, queries: queries, rotated: geometry.key, style: style)
+        return KernelVariant(file: "shared_append.cu", defines: defines.mapValues(String.init))
+    }
+
+    /// Products of each head; with a rotated tail of so many elements.
+    static func heads(_ inputs: Int, _ outputs: Int, rows: Int, tail: Int? = nil) -> KernelVariant {
+        let product = GPUHeadProduct(
+            inputs: inputs, outputs: outputs, heads: 2, rows: rows,
+            tail: tail.map { GPUHeadProduct.Tail(width: $0, rotated: $0, style: .halfSplit) })
+        return KernelVariant(file: "head_products.cu", defines: product.defines.mapValues(String.init))
+    }
+
     static let all: [KernelVariant] = try! [
+        shared(.gta(queryHeads: 12, kvHeads: 4, headWidth: 64), .heads),
+        shared(.gta(queryHeads: 5, kvHeads: 1, headWidth: 128), .heads, style: .interleaved),
+        shared(.mla(queryHeads: 6, latentWidth: 256, ropeWidth: 32), .latents(count: 1, width: 512)),
+        shared(
+            .mla(queryHeads: 128, latentWidth: 512, ropeWidth: 64), .latents(count: 1, width: 1536), style: .interleaved
+        ),
+        shared(.mla(queryHeads: 5, latentWidth: 512, ropeWidth: 64), .untouched(960)),
+        shared(.gla(queryHeads: 8, latentHeads: 2, latentWidth: 96, ropeWidth: 48), .latents(count: 2, width: 192)),
+        heads(64, 256, rows: 1, tail: 32), heads(64, 256, rows: 32, tail: 32), heads(128, 512, rows: 256, tail: 64),
+        heads(128, 512, rows: 8192, tail: 64), heads(256, 64, rows: 1), heads(512, 128, rows: 32),
+        heads(512, 128, rows: 256), heads(512, 96, rows: 8192), heads(192, 384, rows: 16),
+        decode(.gta(queryHeads: 12, kvHeads: 4, headWidth: 64), queryTokens: 1, page: 64),
+        decode(.gta(queryHeads: 5, kvHeads: 1, headWidth: 128), queryTokens: 1, page: 64),
+        decode(.mla(queryHeads: 6, latentWidth: 256, ropeWidth: 32), queryTokens: 1, page: 64),
+        decode(.mla(queryHeads: 5, latentWidth: 512, ropeWidth: 64), queryTokens: 1, page: 64),
+        decode(.gla(queryHeads: 6, latentHeads: 2, latentWidth: 128, ropeWidth: 32), queryTokens: 1, page: 64),
+        decode(.gla(queryHeads: 8, latentHeads: 2, latentWidth: 96, ropeWidth: 48), queryTokens: 1, page: 64),
+        prefill(.gta(queryHeads: 12, kvHeads: 4, headWidth: 64), page: 64),
+        prefill(.mla(queryHeads: 6, latentWidth: 256, ropeWidth: 32), page: 64),
+        prefill(.gla(queryHeads: 6, latentHeads: 2, latentWidth: 128, ropeWidth: 32), page: 64),
+        prefill(.gla(queryHeads: 8, latentHeads: 2, latentWidth: 96, ropeWidth: 48), page: 64),
         grouped(.gqa(queryHeads: 9, kvHeads: 3, headWidth: 64), rotated: 64),
         grouped(.gqa(queryHeads: 32, kvHeads: 8, headWidth: 128), rotated: 64, style: .interleaved, norm: true),
         grouped(.gqa(queryHeads: 9, kvHeads: 3, headWidth: 64), rotated: 64, blocks: 3),

@@ -32,7 +32,7 @@ import Testing
 
     @Test func whatItRefusesByName() {
         let changes: [(String, (inout DecoderConfiguration) -> Void)] = [
-            ("attention", { $0.attention = .tied(rotaryWidth: 8) }),
+            ("shared width", { $0.attention = .tied(rotaryWidth: 8) }),
             ("head", { $0.head = .score(labels: 1) }),
             ("norm", { $0.normKind = .layer }),
             ("activation", { $0.activation = .gelu }),
@@ -54,6 +54,44 @@ import Testing
             ("sliding windows", { ($0.queryHeads, $0.kvHeads, $0.windows) = (16, 1, [16, nil]) }),
         ]
         for (name, change) in changes { #expect(refusal(llama(change)) == name) }
+    }
+
+    @Test func whatItRefusesOfTiedAndLatentAttention() {
+        func refusal(_ attention: AttentionConfiguration, _ change: (inout DecoderConfiguration) -> Void = { _ in })
+            -> String?
+        {
+            self.refusal(
+                llama {
+                    ($0.attention, $0.headWidth, $0.rotary) = (attention, 64, RotaryConfiguration(width: 32))
+                    change(&$0)
+                })
+        }
+        func latent(_ change: (inout LatentConfiguration) -> Void = { _ in }) -> AttentionConfiguration {
+            var widths = LatentConfiguration.gla(headWidth: 64, rotaryWidth: 32)
+            change(&widths)
+            return .latent(widths)
+        }
+        let tied = AttentionConfiguration.tied(rotaryWidth: 32)
+        #expect(refusal(tied) == nil && refusal(latent()) == nil)
+        #expect(refusal(latent { ($0.latentWidth, $0.rotaryWidth) = (512, 64) }) == nil)
+        #expect(refusal(latent { $0.queryRank = nil }) == nil)
+        for attention in [tied, latent()] {
+            #expect(refusal(attention) { $0.windows = [16, nil] } == "sliding windows")
+            #expect(refusal(attention) { $0.queryKeyNorm = true } == "norms of queries and keys")
+            #expect(throws: GPUDecoderError.self) {
+                try GPUDecoder.requireInTraining(llama { $0.attention = attention })
+            }
+        }
+        #expect(refusal(.tied(rotaryWidth: 24)) == "shared width")
+        #expect(refusal(latent { $0.latentWidth = 640 }) == "output width")
+        #expect(refusal(latent { $0.latentWidth = 320 }) == "output width")
+        #expect(refusal(latent { $0.latentWidth = 144 }) == "latent width")
+        #expect(refusal(latent { $0.rotaryWidth = 40 }) == "key width")
+        #expect(refusal(latent { $0.rotaryWidth = 80 }) == "key width")
+        #expect(refusal(latent { $0.contentWidth = 36 }) == "content width")
+        #expect(refusal(latent { $0.valueWidth = 36 }) == "value width")
+        #expect(refusal(latent { $0.queryRank = 100 }) == "query latent")
+        #expect(throws: Never.self) { try GPUDecoder.requireInTraining(llama()) }
     }
 
     @Test func errorsSayWhatWasExpected() {

@@ -13,9 +13,11 @@ public enum AttentionSources {
             "decode_wide.cu": text(PackageResources.decode_wide_cu),
             "grouped_append.cu": text(PackageResources.grouped_append_cu),
             "grouped_step.cu": text(PackageResources.grouped_step_cu),
+            "head_products.cu": text(PackageResources.head_products_cu),
             "naive_decode.cu": text(PackageResources.naive_decode_cu),
             "prefill.cu": text(PackageResources.prefill_cu),
             "schedule.cu": text(PackageResources.schedule_cu),
+            "shared_append.cu": text(PackageResources.shared_append_cu),
         ]
     }
 
@@ -31,6 +33,7 @@ public enum AttentionSources {
         CUDASource.Header(name: "grouped_rows.cuh", text: text(PackageResources.grouped_rows_cuh)),
         CUDASource.Header(name: "merge.cuh", text: text(PackageResources.merge_cuh)),
         CUDASource.Header(name: "partials.cuh", text: text(PackageResources.partials_cuh)),
+        CUDASource.Header(name: "rotary_rows.cuh", text: text(PackageResources.rotary_rows_cuh)),
         CUDASource.Header(name: "schedule.cuh", text: text(PackageResources.schedule_cuh)),
     ]
 

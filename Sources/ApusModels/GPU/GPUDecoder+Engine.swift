@@ -68,7 +68,7 @@ extension GPUDecoder {
 
     /// Copies a page of every layer.
     public func copyPage(from source: Int, to target: Int) throws {
-        let bytes = attention.format.pageBytes
+        let bytes = shape.format.pageBytes
         for layer in 0..<shape.layers {
             let first = layer * pageCount
             try stream.copy(

@@ -4,10 +4,15 @@ import ApusTensor
 /// Prompts: new tokens of several sequences at a time, in chunks.
 extension GPUDecoder {
     /// New tokens of one sequence in a chunk.
-    struct Part {
+    package struct Part {
         let row: Int
         let first: Int
         let count: Int
+
+        /// `count` tokens of a row, from its new token `first` on.
+        package init(row: Int, first: Int, count: Int) {
+            (self.row, self.first, self.count) = (row, first, count)
+        }
     }
 
     /// Appends each row's tokens to its pages and chooses the token after them; afterwards the rows are the batch that
@@ -61,15 +66,10 @@ extension GPUDecoder {
         let held = try stream.upload(tokens + sequences + positions)
         let places = GPUGroupedAttention.Places.tokens(
             sequences: held.address + UInt64(tokens.count * 4), positions: held.address + UInt64(tokens.count * 8))
-        var plans: [Int?: GPUPrefillAttention.Plan] = [:]
-        for window in Set(configuration.windows) {
-            plans[window] = try prefill.plan(starts: starts, cached: cached, window: window, on: stream)
-        }
+        let plan = try plan(chunk, of: rows, starts: starts, cached: cached, positions: positions)
         try embed(tokens: held.address, rows: tokens.count)
         for layer in 0..<shape.layers {
-            try attend(
-                layer, tokens: tokens.count, at: places, plans[configuration.windows[layer]]!,
-                firstSequence: chunk[0].row)
+            try attend(layer, tokens: tokens.count, at: places, plan)
             try feedForward(layer, tokens: tokens.count)
         }
         // Rows that end here become the head's.
@@ -77,6 +77,55 @@ extension GPUDecoder {
         guard let first = ending.first else { return }
         let last = try stream.upload(ending.map { Int32($0.1 + $0.0.count - 1) })
         try pick(rows: last.address, count: ending.count, into: first.0.row, of: rows.count)
+    }
+
+    /// What attention of a chunk reads.
+    private enum ChunkPlan {
+        /// Prefill attention, by window; the chunk's first sequence in the page table.
+        case sequences([Int?: GPUPrefillAttention.Plan], first: Int)
+        /// Decode attention, with each token as a sequence of its own and a page table of them.
+        case tokens(table: CUDABuffer, stride: Int)
+    }
+
+    private func plan(
+        _ chunk: [Part], of rows: [Row], starts: [Int], cached: [Int], positions: [Int32]
+    ) throws -> ChunkPlan {
+        guard let prefill else {
+            let (table, stride) = Self.tableOfTokens(chunk, of: rows)
+            let lengths = try stream.upload(positions.map { $0 + 1 })
+            try splitAttention.schedule(lengths: lengths.address, batch: positions.count, on: stream)
+            return .tokens(table: try stream.upload(table), stride: stride)
+        }
+        var plans: [Int?: GPUPrefillAttention.Plan] = [:]
+        for window in Set(configuration.windows) {
+            plans[window] = try prefill.plan(starts: starts, cached: cached, window: window, on: stream)
+        }
+        return .sequences(plans, first: chunk[0].row)
+    }
+
+    /// The pages that each token of a chunk sees, `[token][stride]`.
+    package static func tableOfTokens(_ chunk: [Part], of rows: [Row]) -> (table: [Int32], stride: Int) {
+        func pages(_ part: Part) -> Int { (rows[part.row].cached + part.first + part.count + pageSize - 1) / pageSize }
+        let stride = chunk.map(pages).max() ?? 1
+        var table: [Int32] = []
+        for part in chunk {
+            let seen = rows[part.row].pages.prefix(pages(part))
+            let row = seen + [Int32](repeating: 0, count: stride - seen.count)
+            for _ in 0..<part.count { table += row }
+        }
+        return (table, stride)
+    }
+
+    private func attend(_ index: Int, _ plan: ChunkPlan) throws {
+        switch plan {
+        case .sequences(let plans, let first):
+            guard let plan = plans[configuration.windows[index]] else { return }
+            try prefill?.run(plan, attentionLayer(pages(layer: index, firstSequence: first)), on: stream)
+        case .tokens(let table, let stride):
+            let pages = GPUGroupedAttention.Pages(
+                cache: cacheAddress(layer: index), table: table.address, stride: stride)
+            try splitAttention.run(attentionLayer(pages), overlapping: true, on: stream)
+        }
     }
 
     /// Rows of the residual stream become those that the head reads, from row `target` of `total` on.
@@ -90,23 +139,39 @@ extension GPUDecoder {
     }
 
     private func attend(
-        _ index: Int, tokens: Int, at places: GPUGroupedAttention.Places, _ plan: GPUPrefillAttention.Plan,
-        firstSequence: Int
+        _ index: Int, tokens: Int, at places: GPUGroupedAttention.Places, _ plan: ChunkPlan
     ) throws {
         let layer = weights.layers[index]
         try norm(layer.attentionNorm, tokens: tokens)
         try multiply(memory.normed, layer.projection, shape.width, shape.projected, tokens, into: memory.projected)
-        try attention.append(
-            qkv: memory.projected.address, query: memory.queries.address, tokens: tokens, at: places,
-            heads: heads(layer: index, withBias: true), pages: pages(layer: index), on: stream)
-        let pages = pages(layer: index, firstSequence: firstSequence)
-        try prefill.run(
-            plan,
-            GPUDecodeAttention.Layer(
-                query: memory.queries.address, cache: pages.cache, pageCount: pageCount, pageTable: pages.table,
-                pageStride: pages.stride, output: memory.attended.address, logSumExp: memory.logSumExp.address),
-            on: stream)
-        try add(memory.attended, layer.output, bias: layer.outputBias, shape.attended, tokens)
+        var attended = memory.attended
+        switch attention {
+        case .grouped(let attention):
+            try attention.append(
+                qkv: memory.projected.address, query: memory.queries.address, tokens: tokens, at: places,
+                heads: heads(layer: index, withBias: true), pages: pages(layer: index), on: stream)
+            try attend(index, plan)
+        case .shared:
+            try addRowBias(layer.projectionBias, to: memory.projected, shape.projected, tokens)
+            attended = try queueShared(
+                layer: index, rows: tokens, at: places,
+                queryUp: { weight, bias in
+                    try multiply(
+                        memory.queryLatents, weight, shape.latent?.queryRank ?? 0, shape.latentQueries, tokens,
+                        into: memory.latentQueries)
+                    try addRowBias(bias, to: memory.latentQueries, shape.latentQueries, tokens)
+                }, attend: { try attend(index, plan) })
+        }
+        try add(attended, layer.output, bias: layer.outputBias, shape.attended, tokens)
+    }
+
+    /// Adds a bias, where there is one, to each bf16 row of a product.
+    private func addRowBias(_ bias: CUDABuffer?, to rows: CUDABuffer, _ width: Int, _ tokens: Int) throws {
+        guard let bias else { return }
+        let count = tokens * width
+        try loadedProducts.rowBias().launch(
+            grid: CUDAExtent(min((count / 8 + 255) / 256, 16 * stream.device.multiprocessorCount)), block: 256,
+            on: stream, .buffer(rows), .buffer(bias), .value(Int64(count)), .value(Int32(width)))
     }
 
     private func feedForward(_ index: Int, tokens: Int) throws {

@@ -60,7 +60,9 @@ extension GPUDecoder {
 
     /// Whether attention is cut over the GPU, instead of a block for each group of a sequence.
     private func isSplit(sequences: Int, longest: Int) -> Bool {
-        guard GPUGroupedAttention.hasStep(attention.format.geometry) else { return true }
+        guard case .grouped(let attention) = attention, GPUGroupedAttention.hasStep(shape.format.geometry) else {
+            return true
+        }
         guard configuration.windows.allSatisfy({ $0 == nil }) else { return false }
         return longest > attention.stepLimit(batch: sequences)
     }
@@ -76,8 +78,12 @@ extension GPUDecoder {
 
     private func prepareKernels(_ key: GraphKey) throws {
         // Products of a new number of rows are compiled side by side; what fails shows below.
-        let products = products(rows: key.sequences)
-        CPUBackend.shared.concurrently(products.count) { _ = try? loadedProducts.kernel(products[$0]) }
+        let (products, ofHeads) = (products(rows: key.sequences), headProducts(rows: key.sequences))
+        CPUBackend.shared.concurrently(products.count + ofHeads.count) { index in
+            _ =
+                try? index < products.count
+                ? loadedProducts.kernel(products[index]) : loadedProducts.kernel(ofHeads[index - products.count])
+        }
         if key.givesLogits { _ = try memory.logits() }
         if key.ratesTokens { _ = try memory.logProbabilities() }
         // A step over no sequences: lengths of 0 leave cache, tokens and lengths as they are.
@@ -97,11 +103,17 @@ extension GPUDecoder {
             product(shape.width, 2 * shape.inner, rows, .swiglu, parts: parts),
             product(shape.inner, shape.width, rows, .add),
             product(shape.width, shape.vocabulary, rows, .choose, parts: parts),
-        ]
+        ] + (queryProduct(rows: rows).map { [$0] } ?? [])
     }
 
     /// Parts in which the sums of squares of a step's rows are kept.
     func squareParts(rows: Int) -> Int { product(shape.inner, shape.width, rows, .add).squareParts }
+
+    /// The product of the one query latent with the projection to queries, where there is one.
+    private func queryProduct(rows: Int) -> CUDARowProduct? {
+        guard case .latents(1, let rank) = shape.queries else { return nil }
+        return product(rank, shape.latentQueries, rows, .store)
+    }
 
     private func product(
         _ width: Int, _ outputs: Int, _ rows: Int, _ epilogue: CUDARowProduct.Epilogue, parts: Int = 0
@@ -163,24 +175,38 @@ extension GPUDecoder {
         operands.out = memory.projected.address
         try multiply(product(shape.width, shape.projected, rows, .store, parts: squareParts), operands)
 
-        let heads = heads(layer: index, withBias: false)
         let pages = pages(layer: index)
+        guard case .grouped(let attention) = attention else {
+            let attended = try queueShared(
+                layer: index, rows: rows, at: .lengths(lengths),
+                queryUp: { weight, bias in
+                    guard let product = queryProduct(rows: rows) else { return }
+                    var operands = CUDARowProduct.Operands(
+                        x: memory.queryLatents.address, weight: weight.address, rows: rows)
+                    operands.bias = bias?.address ?? 0
+                    operands.out = memory.latentQueries.address
+                    try multiply(product, operands)
+                },
+                attend: { try splitAttention.run(attentionLayer(pages), overlapping: true, on: stream) })
+            return try addAttended(attended, layer, rows: rows)
+        }
+        let heads = heads(layer: index, withBias: false)
         if isSplit {
             try attention.append(
                 qkv: memory.projected.address, query: memory.queries.address, tokens: rows, at: .lengths(lengths),
                 heads: heads, pages: pages, on: stream)
-            try splitAttention.run(
-                GPUDecodeAttention.Layer(
-                    query: memory.queries.address, cache: pages.cache, pageCount: pageCount, pageTable: pages.table,
-                    pageStride: pages.stride, output: memory.attended.address, logSumExp: memory.logSumExp.address),
-                overlapping: true, on: stream)
+            try splitAttention.run(attentionLayer(pages), overlapping: true, on: stream)
         } else {
             try attention.step(
                 qkv: memory.projected.address, output: memory.attended.address, batch: rows, lengths: lengths,
                 window: configuration.windows[index], heads: heads, pages: pages, on: stream)
         }
+        try addAttended(memory.attended, layer, rows: rows)
+    }
+
+    private func addAttended(_ attended: CUDABuffer, _ layer: GPUDecoderWeights.Layer, rows: Int) throws {
         try add(
-            memory.attended.address, layer.output, bias: layer.outputBias, width: shape.attended, rows: rows,
+            attended.address, layer.output, bias: layer.outputBias, width: shape.attended, rows: rows,
             nextNorm: layer.feedForwardNorm)
     }
 

@@ -2,8 +2,8 @@ import ApusAttention
 import ApusSynchronization
 import ApusTensor
 
-/// A decoder on a Hopper GPU, for models with grouped attention (MHA, GQA, MQA), RMSNorm and SwiGLU: weights in bf16, sums and
-/// the residual stream in float32, a paged cache in bf16.
+/// A decoder on a Hopper GPU, for models with grouped (MHA, GQA, MQA), tied (GTA) or latent attention (MLA, GLA), RMSNorm and
+/// SwiGLU: weights in bf16, sums and the residual stream in float32, a paged cache in bf16.
 ///
 /// The state of a step (tokens, lengths, page tables) is in the GPU's memory, and so is the choice of the next token: steps
 /// are recorded as a CUDA graph for each number of sequences and follow each other without the host. The caller owns the
@@ -78,8 +78,9 @@ public final class GPUDecoder: Sendable {
     public let pageCount: Int
     let shape: GPUDecoderShape
     let weights: GPUDecoderWeights
-    let attention: GPUGroupedAttention
-    let prefill: GPUPrefillAttention
+    let attention: Attention
+    /// Nil where latents are too wide for it.
+    let prefill: GPUPrefillAttention?
     let splitAttention: GPUDecodeAttention
     let rotary: GPURotaryTable
     let slidingRotary: GPURotaryTable
@@ -97,6 +98,14 @@ public final class GPUDecoder: Sendable {
         /// Of each sequence, how many its pages hold.
         var rooms: [Int] = []
         var graphs: [GraphKey: CUDAGraph] = [:]
+    }
+
+    /// What writes new tokens into the pages.
+    enum Attention: Sendable {
+        /// Keys and values for each group.
+        case grouped(GPUGroupedAttention)
+        /// A key kept once, of GTA, MLA and GLA.
+        case shared(GPUSharedAppend)
     }
 
     struct GraphKey: Hashable {
@@ -117,7 +126,7 @@ public final class GPUDecoder: Sendable {
         ] where !(1...most).contains(value) {
             throw GPUDecoderError.limit(name: name, found: value, limit: most)
         }
-        let format = try GPUCacheFormat(geometry: configuration.geometry(layer: 0), pageSize: Self.pageSize)
+        let format = shape.format
         let scale = Float(configuration.attentionScale)
         self.configuration = configuration
         self.limits = limits
@@ -127,12 +136,22 @@ public final class GPUDecoder: Sendable {
         operations = try CUDAOperations(stream: stream)
         kernels = try GPUDecoderKernels(stream.device)
         loadedProducts = GPUDecoderProducts(stream.device.modules)
-        attention = try GPUGroupedAttention(
-            format: format, scale: scale, rotated: configuration.rotary.width, style: configuration.rotary.style,
-            norm: configuration.queryKeyNorm, device: stream.device)
-        prefill = try GPUPrefillAttention(format: format, scale: scale, stream: stream)
+        let (rotated, style) = (configuration.rotary.width, configuration.rotary.style)
+        attention =
+            shape.attention == .grouped
+            ? .grouped(
+                try GPUGroupedAttention(
+                    format: format, scale: scale, rotated: rotated, style: style, norm: configuration.queryKeyNorm,
+                    device: stream.device))
+            : .shared(
+                try GPUSharedAppend(
+                    format: format, queries: shape.queries, rotated: rotated, style: style, device: stream.device))
+        prefill =
+            shape.readsPromptsByToken ? nil : try GPUPrefillAttention(format: format, scale: scale, stream: stream)
         splitAttention = try GPUDecodeAttention(
-            format: format, queryTokens: 1, scale: scale, maximumBatch: Self.bucket(limits.sequences), stream: stream)
+            format: format, queryTokens: 1, scale: scale,
+            maximumBatch: max(Self.bucket(limits.sequences), shape.readsPromptsByToken ? limits.chunk : 0),
+            stream: stream)
         let rotary = try GPURotaryTable(configuration.rotary.embedding, count: limits.tokens + 1, stream: stream)
         self.rotary = rotary
         slidingRotary =
@@ -160,6 +179,17 @@ public final class GPUDecoder: Sendable {
     /// - Throws: ``GPUDecoderError/unsupported(name:found:expected:)`` where they do not.
     public static func require(_ configuration: DecoderConfiguration) throws(GPUDecoderError) {
         _ = try GPUDecoderShape(configuration)
+    }
+
+    /// Whether a decoder takes its weights from such a model in training: those of grouped attention.
+    /// - Throws: ``GPUDecoderError/unsupported(name:found:expected:)`` where it does not.
+    public static func requireInTraining(_ configuration: DecoderConfiguration) throws(GPUDecoderError) {
+        guard configuration.attention == .grouped else {
+            throw .unsupported(
+                name: "attention of a model that is being trained", found: configuration.variant.rawValue,
+                expected: "mha, gqa or mqa")
+        }
+        try require(configuration)
     }
 
     /// A decoder with the weights of a checkpoint.
@@ -196,6 +226,7 @@ public final class GPUDecoder: Sendable {
                 name: "a model that is being trained", found: model.ranks == nil ? "one on the CPU" : "a part of one",
                 expected: "a whole one on a GPU")
         }
+        try Self.requireInTraining(model.configuration)
         try self.init(model.configuration, limits: limits, stream: backend.stream) { _ in
             let weights = try GPUDecoderWeights(uninitialized: model.configuration, stream: backend.stream)
             try weights.take(model, by: backend.operations)
@@ -219,7 +250,7 @@ public final class GPUDecoder: Sendable {
 
     /// The first page of a layer.
     func cacheAddress(layer: Int) -> UInt64 {
-        cache.address + UInt64(layer * pageCount * attention.format.pageBytes)
+        cache.address + UInt64(layer * pageCount * shape.format.pageBytes)
     }
 
     func heads(layer index: Int, withBias: Bool) -> GPUGroupedAttention.Heads {

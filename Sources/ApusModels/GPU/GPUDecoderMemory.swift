@@ -1,3 +1,4 @@
+import ApusAttention
 import ApusSynchronization
 import ApusTensor
 
@@ -16,6 +17,9 @@ final class GPUDecoderMemory: Sendable {
     let squares: CUDABuffer
     /// Queries beside their projections, and log-sum-exps.
     let queries: CUDABuffer, logSumExp: CUDABuffer
+    /// Of latent attention: normalised query latents, queries that have not met the up-projections of keys, and what heads give
+    /// once attention's outputs have met those of values.
+    let queryLatents: CUDABuffer, latentQueries: CUDABuffer, headValues: CUDABuffer
     /// Of a chunk: gate and up by turns.
     let gateUp: CUDABuffer
     /// The last rows of prompts, as the head reads them.
@@ -48,10 +52,14 @@ final class GPUDecoderMemory: Sendable {
         residual = try memory(rows, shape.width * 4)
         normed = try memory(rows, shape.width * 2)
         projected = try memory(rows, shape.projected * 2)
-        attended = try memory(rows, shape.attended * 2)
+        attended = try memory(rows, shape.attentionOutputs * 2)
         inner = try memory(rows, shape.inner * 2)
         squares = try memory(rows, (shape.width + 15) / 16 * 4)
-        queries = try memory(rows, shape.attended * 2)
+        queries = try memory(rows, shape.attentionQueries * 2)
+        let hasQueryLatents = shape.latent?.queryRank != nil
+        queryLatents = try memory(hasQueryLatents ? rows : 0, (shape.latent?.queryRank ?? 0) * 2)
+        latentQueries = try memory(hasQueryLatents ? rows : 0, shape.latentQueries * 2)
+        headValues = try memory(shape.latent == nil ? 0 : rows, shape.attended * 2)
         logSumExp = try memory(rows, shape.heads * 4)
         gateUp = try memory(limits.chunk, 2 * shape.inner * 2)
         lastRows = try memory(most, shape.width * 2)
@@ -126,10 +134,12 @@ struct GPUDecoderKernels: Sendable {
     }
 }
 
-/// The products of steps, each found once: looking a kernel up hashes its source.
+/// Products, each found once: looking a kernel up hashes its source.
 final class GPUDecoderProducts: Sendable {
     private let modules: CUDAModuleCache
     private let kernels = Locked<[CUDARowProduct: CUDAKernel]>([:])
+    private let headKernels = Locked<[GPUHeadProduct: CUDAKernel]>([:])
+    private let rowBiasKernel = Locked<CUDAKernel?>(nil)
 
     init(_ modules: CUDAModuleCache) { self.modules = modules }
 
@@ -137,6 +147,22 @@ final class GPUDecoderProducts: Sendable {
         if let known = kernels.withLock({ $0[product] }) { return known }
         let kernel = try product.load(modules)
         kernels.withLock { $0[product] = kernel }
+        return kernel
+    }
+    /// The kernel that adds a bias to rows.
+    func rowBias() throws -> CUDAKernel {
+        try rowBiasKernel.withLock { kept in
+            if let kept { return kept }
+            let kernel = try GPUHeadProduct.loadBias(modules)
+            kept = kernel
+            return kernel
+        }
+    }
+
+    func kernel(_ product: GPUHeadProduct) throws -> CUDAKernel {
+        if let known = headKernels.withLock({ $0[product] }) { return known }
+        let kernel = try product.load(modules)
+        headKernels.withLock { $0[product] = kernel }
         return kernel
     }
 }

@@ -1,20 +1,27 @@
 import ApusAttention
 
-/// The widths of a model that the GPU's decoder serves: grouped attention (MHA, GQA, MQA), RMSNorm, SwiGLU, one after the
-/// other; with biases, norms of queries and keys and sliding windows where the model has them.
-struct GPUDecoderShape: Sendable, Hashable {
-    let layers: Int, width: Int, heads: Int, groups: Int, headWidth: Int, inner: Int, vocabulary: Int
+/// The widths of a model that the GPU's decoder serves: RMSNorm and SwiGLU, one after the other, with grouped (MHA, GQA, MQA),
+/// tied (GTA) or latent attention (MLA, GLA); with biases, and grouped attention with norms of queries and keys and sliding
+/// windows where the model has them.
+package struct GPUDecoderShape: Sendable, Hashable {
+    package let layers: Int, width: Int, heads: Int, headWidth: Int, inner: Int, vocabulary: Int
+    /// The variant.
+    package let attention: AttentionConfiguration
+    /// What a token leaves in the pages of a layer.
+    package let format: GPUCacheFormat
+    /// Elements of what a token's heads give to the output projection.
+    package let attended: Int
 
     /// Widths of a head whose values the matrix instructions of prefill attention have.
     private static let headWidths: Set = [16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 256]
 
-    init(_ model: DecoderConfiguration) throws(GPUDecoderError) {
+    /// The widths of a model; throws what the kernels do not serve, by name.
+    package init(_ model: DecoderConfiguration) throws(GPUDecoderError) {
         func require(
             _ condition: Bool, _ name: String, _ found: @autoclosure () -> Any, _ expected: String
         ) throws(GPUDecoderError) {
             guard condition else { throw .unsupported(name: name, found: "\(found())", expected: expected) }
         }
-        try require(model.attention == .grouped, "attention", model.variant.rawValue, "mha, gqa or mqa")
         try require(model.head == .languageModel, "head", model.head, "a language model's")
         try require(model.normKind == .rms, "norm", model.normKind.rawValue, "rms")
         try require(
@@ -22,9 +29,6 @@ struct GPUDecoderShape: Sendable, Hashable {
         try require(!model.parallelResidual, "residual", "parallel", "one half after the other")
         try require(model.experts == nil, "feed-forward", "experts", "a dense one")
         try require(model.residualScale == 1, "residual scale", model.residualScale, "1")
-        try require(
-            Self.headWidths.contains(model.headWidth), "head width", model.headWidth,
-            "one of \(Self.headWidths.sorted())")
         for (name, width) in [("hidden size", model.hiddenSize), ("feed-forward width", model.feedForwardWidth)] {
             try require(width % 8 == 0, name, width, "a multiple of 8")
         }
@@ -36,25 +40,81 @@ struct GPUDecoderShape: Sendable, Hashable {
                 try require(short == long, "rotary scaling", "LongRoPE", "one that does not depend on the length")
             }
         }
+        let hasWindow = model.windows.contains { $0 != nil }
+        switch model.attention {
+        case .grouped:
+            try require(
+                Self.headWidths.contains(model.headWidth), "head width", model.headWidth,
+                "one of \(Self.headWidths.sorted())")
+            try require(
+                !hasWindow || model.queryHeads / model.kvHeads <= 8, "sliding windows",
+                "\(model.queryHeads / model.kvHeads) heads to a group", "at most 8")
+        case .tied:
+            try require(
+                Self.headWidths.contains(model.headWidth), "head width", model.headWidth,
+                "one of \(Self.headWidths.sorted())")
+            try require(!hasWindow, "sliding windows", "some", "none with GTA")
+        case .latent(let latent):
+            for (name, width) in [
+                ("content width", latent.contentWidth), ("value width", latent.valueWidth),
+                ("query latent", (latent.queryRank ?? 0) / max(latent.queryLatents, 1)),
+            ] {
+                try require(width % 8 == 0 && width <= 4096, name, width, "a multiple of 8, at most 4096")
+            }
+            try require(
+                latent.latentWidth > 256 || Self.headWidths.contains(latent.latentWidth), "latent width",
+                latent.latentWidth, "one of \(Self.headWidths.sorted()), 384 or 512")
+            try require(!hasWindow, "sliding windows", "some", "none with \(model.variant.rawValue)")
+        }
+        try require(
+            model.attention == .grouped || !model.queryKeyNorm, "norms of queries and keys", "some",
+            "none with \(model.variant.rawValue)")
+        do {
+            let pages = try GPUCacheFormat(geometry: model.geometry(layer: 0), pageSize: GPUDecoder.pageSize)
+            _ = try GPUDecodeSettings(format: pages, queryTokens: 1)
+            format = pages
+        } catch let error as GPUAttentionError {
+            guard case .unsupported(let name, let found, let expected) = error else {
+                throw .unsupported(name: "attention", found: "\(error)", expected: "widths that the kernels have")
+            }
+            throw .unsupported(name: name, found: "\(found)", expected: expected)
+        } catch {
+            throw .unsupported(name: "attention", found: "\(error)", expected: "widths that the kernels have")
+        }
         layers = model.layerCount
         width = model.hiddenSize
         heads = model.queryHeads
-        groups = model.kvHeads
         headWidth = model.headWidth
         inner = model.feedForwardWidth
         vocabulary = model.vocabularySize
-        let hasWindow = model.windows.contains { $0 != nil }
-        try require(
-            !hasWindow || heads / groups <= 8, "sliding windows", "\(heads / groups) heads to a group", "at most 8")
+        attention = model.attention
+        attended = model.queryHeads * model.headValueWidth
     }
 
-    /// Elements of queries, keys and values of a token.
-    var projected: Int { (heads + 2 * groups) * headWidth }
-    /// Elements of what a token's heads give.
-    var attended: Int { heads * headWidth }
-    /// Bytes of the weights in bf16; a head of its own counts.
-    func weightBytes(tied: Bool) -> Int {
-        let layer = width * projected + attended * width + 3 * width * inner
-        return 2 * (layers * layer + (tied ? 1 : 2) * vocabulary * width)
+    private var geometry: CacheGeometry { format.geometry }
+
+    /// Latent attention's widths.
+    package var latent: LatentConfiguration? { if case .latent(let latent) = attention { latent } else { nil } }
+
+    /// What a row of the first product begins with, where its key is kept once.
+    package var queries: GPUSharedAppend.Queries {
+        guard let latent else { return .heads }
+        guard let rank = latent.queryRank else { return .untouched(heads * latent.queryWidth) }
+        return .latents(count: latent.queryLatents, width: rank / latent.queryLatents)
     }
+
+    /// Elements that the first product gives of a token: queries, keys and values; or, where the key is kept once, queries or
+    /// query latents, states, key.
+    package var projected: Int {
+        attention == .grouped
+            ? (heads + 2 * geometry.groups) * headWidth : GPUSharedAppend.projectedWidth(queries, geometry)
+    }
+    /// Elements of a token's queries as attention reads them.
+    package var attentionQueries: Int { heads * geometry.queryWidth }
+    /// Elements of what attention gives of a token.
+    package var attentionOutputs: Int { heads * geometry.outputWidth }
+    /// Elements of a token's queries before their content meets the up-projections of keys.
+    package var latentQueries: Int { latent.map { heads * $0.queryWidth } ?? 0 }
+    /// Whether latents are too wide for prefill attention: then each token of a prompt is read as a sequence of its own.
+    package var readsPromptsByToken: Bool { geometry.outputWidth > 256 }
 }

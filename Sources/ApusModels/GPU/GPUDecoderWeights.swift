@@ -3,7 +3,7 @@ import ApusTensor
 /// A model's weights on a GPU: matrices in bf16 whatever the file has, norms and biases in float32.
 final class GPUDecoderWeights: Sendable {
     struct Layer: Sendable {
-        /// `[query | key | value rows][hidden]`.
+        /// `[query | key | value rows][hidden]`; where the key is kept once `[queries or query latents | states | key][hidden]`.
         let projection: CUDABuffer
         let projectionBias: CUDABuffer?
         /// `[hidden][heads]`.
@@ -18,6 +18,7 @@ final class GPUDecoderWeights: Sendable {
         let feedForwardNorm: CUDABuffer
         let queryNorm: CUDABuffer?
         let keyNorm: CUDABuffer?
+        var latent: Latent?
     }
 
     let embedding: CUDABuffer
@@ -56,13 +57,12 @@ extension GPUDecoderWeights {
         for index in 0..<model.layerCount {
             func tensor(_ part: LayerTensor) throws -> Tensor { try loader.tensor(index, part) }
             func vector(_ part: LayerTensor) throws -> CUDABuffer { try floats(.layer(index, part)) }
-            let (projections, biases) = try loader.projectionTensors(index)
+            let (projections, bias) = try loader.firstProjections(index)
             let gateUp = try Self.byTurns(Self.bf16(tensor(.gate)), Self.bf16(tensor(.up)), rows: 8 * model.hiddenSize)
             layers.append(
                 Layer(
                     projection: try matrix(projections),
-                    projectionBias: model.attentionBias
-                        ? try stream.upload(biases.flatMap { $0.map(\.floats) ?? [] }) : nil,
+                    projectionBias: try bias.map { try stream.upload($0) },
                     output: try matrix([tensor(.output)]),
                     outputBias: model.attentionOutputBias ? try vector(.outputBias) : nil,
                     gateUp: try stream.upload(gateUp),
@@ -74,7 +74,8 @@ extension GPUDecoderWeights {
                     downBias: model.feedForwardBias ? try vector(.downBias) : nil,
                     attentionNorm: try vector(.attentionNorm), feedForwardNorm: try vector(.feedForwardNorm),
                     queryNorm: model.queryKeyNorm ? try vector(.queryNorm) : nil,
-                    keyNorm: model.queryKeyNorm ? try vector(.keyNorm) : nil))
+                    keyNorm: model.queryKeyNorm ? try vector(.keyNorm) : nil,
+                    latent: try Latent(loader, layer: index, stream: stream)))
             progress(Double(index + 1) / Double(model.layerCount))
         }
         self.init(
@@ -83,7 +84,7 @@ extension GPUDecoderWeights {
     }
 
     /// A tensor's elements as bf16, rounded to nearest even where they are wider.
-    private static func bf16(_ tensor: Tensor) throws -> [UInt16] {
+    static func bf16(_ tensor: Tensor) throws -> [UInt16] {
         let narrow =
             tensor.dtype == .bf16 && tensor.isContiguous
             ? tensor : try tensor.float32().encoded(as: .bf16, backend: CPUBackend.shared)
@@ -142,7 +143,7 @@ extension GPUDecoderWeights {
         let layers = try (0..<shape.layers).map { _ in
             Layer(
                 projection: try matrix(shape.projected, shape.width),
-                projectionBias: try bias(model.attentionBias, shape.projected),
+                projectionBias: try bias(model.hasFirstBias, shape.projected),
                 output: try matrix(shape.width, shape.attended),
                 outputBias: try bias(model.attentionOutputBias, shape.width),
                 gateUp: try matrix(2 * shape.inner, shape.width),
@@ -150,7 +151,8 @@ extension GPUDecoderWeights {
                 down: try matrix(shape.width, shape.inner), downBias: try bias(model.feedForwardBias, shape.width),
                 attentionNorm: try vector(shape.width, 1), feedForwardNorm: try vector(shape.width, 1),
                 queryNorm: model.queryKeyNorm ? try vector(shape.headWidth, 1) : nil,
-                keyNorm: model.queryKeyNorm ? try vector(shape.headWidth, 1) : nil)
+                keyNorm: model.queryKeyNorm ? try vector(shape.headWidth, 1) : nil,
+                latent: try shape.latent.map { try Latent($0, shape, matrix: matrix, vector: vector) })
         }
         self.init(
             embedding: embedding,

@@ -1,3 +1,4 @@
+import ApusAttention
 import ApusEngine
 import ApusModels
 import ApusPlanning
@@ -30,6 +31,7 @@ struct BenchDecode: ParsableCommand {
               apus bench decode model.gguf --threads 2 --prompt 128 --generate 128 --batch 16 --json
               mpirun -n 2 apus bench decode ./model --threads 1 --batch 16 --tensor-parallel 2
               apus bench decode --device cuda --shape smollm2-135m --prompt 128 --generate 128 --batch 1,64,256
+              apus bench decode --device cuda --shape llama-3-8b --variant gla --prompt 128 --batch 64
             """)
 
     @Argument(help: "A GGUF file, a safetensors file beside its config.json, or a Hugging Face directory.")
@@ -41,6 +43,8 @@ struct BenchDecode: ParsableCommand {
             "With --device cuda and without a model: random weights of this shape.",
             discussion: NamedModels.names.joined(separator: ", ")))
     var shape: String?
+    @Option(help: "With --shape: another attention with the paper's widths: mha, mqa, gqa, gta, mla or gla.")
+    var variant: AttentionVariant?
     @Option(help: "Prompt tokens of each sequence; 0 leaves the prompt out.") var prompt = 512
     @Option(help: "Tokens to generate for each sequence; 0 leaves generation out.") var generate = 128
     @Option(help: "Sequences; several numbers separated by commas are measured one after the other.")
@@ -56,6 +60,7 @@ struct BenchDecode: ParsableCommand {
             throw ValidationError("--\(name): expected an integer from \(least) to \(1 << 24), found \(value)")
         }
         if (model == nil) == (shape == nil) { throw ValidationError("expected a model or --shape, one of them") }
+        if variant != nil && shape == nil { throw ValidationError("--variant: expected --shape beside it") }
         if shape != nil && device == .cpu { throw ValidationError("--shape: expected --device cuda beside it") }
         if device == .cuda && prompt == 0 { throw ValidationError("--prompt: expected at least 1 with --device cuda") }
     }
@@ -141,7 +146,7 @@ struct BenchDecodeGPU {
     private func decoder(_ limits: GPUDecoder.Limits) throws -> GPUDecoder {
         let device = try CUDADevice.device()
         if let shape = command.shape {
-            return try GPUDecoder(random: NamedModels.configuration(shape), limits: limits, device: device)
+            return try GPUDecoder(random: configuration(shape), limits: limits, device: device)
         }
         let path = command.model ?? ""
         let progress = ProgressLine(label: "loading \(path)")
@@ -149,6 +154,16 @@ struct BenchDecodeGPU {
         return try GPUDecoder(checkpoint: Checkpoints.open(path), limits: limits, device: device) {
             progress.update($0)
         }
+    }
+
+    private func configuration(_ shape: String) throws -> DecoderConfiguration {
+        let model = try NamedModels.configuration(shape)
+        guard let variant = command.variant else { return model }
+        let kvHeads = variant == .gqa || variant == .gta ? model.kvHeads : model.queryHeads
+        let changed = try model.withAttention(
+            variant, AttentionWidths(queryHeads: model.queryHeads, kvHeads: kvHeads, headWidth: model.headWidth))
+        try changed.validate(source: "\(shape) with \(variant.rawValue)")
+        return changed
     }
 
     /// What was measured: its name, tokens a sequence, seconds, steps.

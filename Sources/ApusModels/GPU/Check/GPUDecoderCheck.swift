@@ -69,6 +69,55 @@ public struct GPUDecoderCheck {
             ),
             ("16 heads to a group", model(16, 1, 64, width: 512, inner: 1024, vocabulary: 1000)),
             ("heads of 96", model(4, 2, 96, width: 384, inner: 768, vocabulary: 1000)),
+            (
+                "GTA-4, 3 heads to a group",
+                model(12, 4, 64, width: 384, inner: 768, vocabulary: 1000) {
+                    ($0.attention, $0.rotary) = (.tied(rotaryWidth: 32), RotaryConfiguration(width: 32))
+                }
+            ),
+            (
+                "GTA-1, heads of 128, biases, pairs of neighbours",
+                model(5, 1, 128, width: 264, inner: 520, vocabulary: 777) {
+                    ($0.attention, $0.rotary) = (
+                        .tied(rotaryWidth: 64), RotaryConfiguration(width: 64, style: .interleaved)
+                    )
+                    ($0.attentionBias, $0.tiesEmbeddings) = (true, true)
+                }
+            ),
+            (
+                "MLA of 256 + 32",
+                model(6, 6, 64, width: 384, inner: 768, vocabulary: 1000) {
+                    ($0.attention, $0.rotary) = (
+                        .latent(.mla(headWidth: 64, rotaryWidth: 32)), RotaryConfiguration(width: 32)
+                    )
+                }
+            ),
+            (
+                "MLA of 512 + 64, no query latent, values of 96, pairs of neighbours",
+                model(5, 5, 128, width: 264, inner: 520, vocabulary: 777) {
+                    $0.attention = .latent(
+                        LatentConfiguration(
+                            latentHeads: 1, latentWidth: 512, rotaryWidth: 64, contentWidth: 128, valueWidth: 96,
+                            queryRank: nil))
+                    $0.rotary = RotaryConfiguration(width: 64, style: .interleaved)
+                }
+            ),
+            (
+                "GLA-2, biases, 3 heads to a latent",
+                model(6, 6, 64, width: 384, inner: 768, vocabulary: 1000) {
+                    ($0.attention, $0.rotary) = (
+                        .latent(.gla(headWidth: 64, rotaryWidth: 32)), RotaryConfiguration(width: 32)
+                    )
+                }
+            ),
+            (
+                "GLA-2, a query latent each, heads of 48",
+                model(8, 8, 48, width: 384, inner: 768, vocabulary: 1000) {
+                    var latent = LatentConfiguration.gla(headWidth: 48, rotaryWidth: 48)
+                    (latent.latentWidth, latent.splitsQueryLatent) = (96, true)
+                    ($0.attention, $0.rotary) = (.latent(latent), RotaryConfiguration(width: 48))
+                }
+            ),
         ]
 
     /// Checks a shape with random weights.

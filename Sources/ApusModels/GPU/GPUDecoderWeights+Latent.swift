@@ -1,0 +1,153 @@
+import ApusAttention
+import ApusTensor
+
+extension GPUDecoderWeights {
+    /// What latent attention has beside the first projection and the output projection.
+    struct Latent: Sendable {
+        /// `[latent][width]` of the query latents, and their projections to queries, `[latent][output][width]`.
+        let queryNorm: CUDABuffer?
+        let queryUp: CUDABuffer?
+        let queryUpBias: CUDABuffer?
+        /// `[latent head][latent width]`.
+        let norm: CUDABuffer
+        /// Of each query head: up-projections of keys, transposed, `[latent width][content]`, and of values,
+        /// `[value][latent width]`.
+        let keyUp: CUDABuffer
+        let valueUp: CUDABuffer
+        let valueBias: CUDABuffer?
+    }
+}
+
+extension GPUDecoderWeights.Latent {
+    /// A layer's weights of a checkpoint; nil without latents.
+    init?(_ loader: DecoderLoader, layer: Int, stream: CUDAStream) throws {
+        guard case .latent(let widths) = loader.configuration.attention else { return nil }
+        func tensor(_ part: LayerTensor) throws -> Tensor { try loader.tensor(layer, part) }
+        func floats(_ part: LayerTensor) throws -> [Float] { try tensor(part).float32().floats }
+        func vectors(_ count: Int, _ part: (Int) -> LayerTensor) throws -> CUDABuffer {
+            try stream.upload((0..<count).flatMap { try floats(part($0)) })
+        }
+        let cut = LatentUpProjection(widths, heads: loader.configuration.queryHeads / widths.latentHeads)
+        var (keys, values, biases): ([UInt16], [UInt16], [Float]) = ([], [], [])
+        for latent in 0..<widths.latentHeads {
+            let up = try GPUDecoderWeights.bf16(tensor(.latentUp(latent)))
+            keys += cut.keys(up)
+            values += cut.values(up)
+            if widths.hasUpBias { biases += cut.valueBiases(try floats(.latentUpBias(latent))) }
+        }
+        let queries = widths.queryLatents
+        self.init(
+            queryNorm: queries > 0 ? try vectors(queries) { .queryLatentNorm($0) } : nil,
+            queryUp: queries > 0
+                ? try stream.upload((0..<queries).flatMap { try GPUDecoderWeights.bf16(tensor(.queryUp($0))) }) : nil,
+            queryUpBias: queries > 0 && widths.hasUpBias ? try vectors(queries) { .queryUpBias($0) } : nil,
+            norm: try vectors(widths.latentHeads) { .latentNorm($0) }, keyUp: try stream.upload(keys),
+            valueUp: try stream.upload(values), valueBias: widths.hasUpBias ? try stream.upload(biases) : nil)
+    }
+
+    /// Weights in buffers that are made for them.
+    init(
+        _ latent: LatentConfiguration, _ shape: GPUDecoderShape,
+        matrix: (_ rows: Int, _ columns: Int) throws -> CUDABuffer,
+        vector: (_ count: Int, _ value: Float) throws -> CUDABuffer
+    ) throws {
+        let rank = latent.queryRank
+        self.init(
+            queryNorm: try rank.map { try vector($0, 1) },
+            queryUp: try rank.map { try matrix(shape.latentQueries, $0 / latent.queryLatents) },
+            queryUpBias: rank != nil && latent.hasUpBias ? try vector(shape.latentQueries, 0) : nil,
+            norm: try vector(latent.latentHeads * latent.latentWidth, 1),
+            keyUp: try matrix(shape.heads * latent.latentWidth, latent.contentWidth),
+            valueUp: try matrix(shape.attended, latent.latentWidth),
+            valueBias: latent.hasUpBias ? try vector(shape.attended, 0) : nil)
+    }
+}
+
+/// Cuts the up-projection of a latent head, rows of [content of the key | value] for each of its query heads, into what absorbed
+/// reading multiplies by. Biases of keys add the same to all scores of a query, and are left out.
+package struct LatentUpProjection {
+    private let heads: Int, content: Int, value: Int, width: Int
+
+    /// For a latent head of so many query heads.
+    package init(_ widths: LatentConfiguration, heads: Int) {
+        self.heads = heads
+        content = widths.contentWidth
+        value = widths.valueWidth
+        width = widths.latentWidth
+    }
+
+    private var rows: Int { content + value }
+
+    /// `[head][latent width][content]`.
+    package func keys(_ up: [UInt16]) -> [UInt16] {
+        [UInt16](unsafeUninitializedCapacity: heads * width * content) { target, count in
+            up.withUnsafeBufferPointer { up in
+                for head in 0..<heads {
+                    for row in 0..<content {
+                        let source = (head * rows + row) * width
+                        for column in 0..<width {
+                            target[(head * width + column) * content + row] = up[source + column]
+                        }
+                    }
+                }
+            }
+            count = heads * width * content
+        }
+    }
+
+    /// `[head][value][latent width]`.
+    package func values(_ up: [UInt16]) -> [UInt16] {
+        (0..<heads).flatMap { up[($0 * rows + content) * width..<($0 + 1) * rows * width] }
+    }
+
+    /// `[head][value]`.
+    package func valueBiases(_ bias: [Float]) -> [Float] {
+        (0..<heads).flatMap { bias[$0 * rows + content..<($0 + 1) * rows] }
+    }
+}
+
+// MARK: First projections
+
+extension DecoderConfiguration {
+    /// Whether something is added to what a layer's first product gives.
+    var hasFirstBias: Bool {
+        switch attention {
+        case .grouped: attentionBias
+        case .tied: true
+        case .latent(let latent): latent.hasDownBias || (latent.queryRank == nil && latent.hasUpBias)
+        }
+    }
+}
+
+extension DecoderLoader {
+    /// The weights whose rows a layer's first product has, and the bias of all of them, or none.
+    func firstProjections(_ index: Int) throws -> (weights: [Tensor], bias: [Float]?) {
+        let parts: [(weight: LayerTensor, bias: LayerTensor?)]
+        switch configuration.attention {
+        case .grouped:
+            let (weights, biases) = try projectionTensors(index)
+            return (weights, configuration.attentionBias ? biases.flatMap { $0.map(\.floats) ?? [] } : nil)
+        case .tied:
+            let hasBias = configuration.attentionBias
+            parts = [
+                (.query, hasBias ? .queryBias : nil), (.tiedState, hasBias ? .tiedStateBias : nil),
+                (.rotaryKey, .rotaryKeyBias),
+            ]
+        case .latent(let latent):
+            let downBias: LayerTensor? = latent.hasDownBias ? .latentDownBias : nil
+            parts = [
+                latent.queryRank == nil
+                    ? (.query, latent.hasUpBias ? .queryBias : nil)
+                    : (.queryDown, latent.hasDownBias ? .queryDownBias : nil),
+                (.latentDown, downBias),
+            ]
+        }
+        let weights = try parts.map { try tensor(index, $0.weight) }
+        guard parts.contains(where: { $0.bias != nil }) else { return (weights, nil) }
+        let biases = try zip(parts, weights).flatMap { part, weight in
+            try part.bias.map { try tensor(index, $0).float32().floats }
+                ?? [Float](repeating: 0, count: weight.shape[0])
+        }
+        return (weights, biases)
+    }
+}
