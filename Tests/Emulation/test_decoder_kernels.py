@@ -88,7 +88,7 @@ TALL = [
     (320, 16, 1, 2, 65, 64)]
 PRODUCTS = FEW + TALL
 PARTS = 37
-KINDS = ((1, STORE), (0, ADD), (1, SWIGLU), (1, CHOOSE))
+KINDS = ((1, STORE), (0, STORE), (0, ADD), (1, SWIGLU), (1, CHOOSE))
 
 
 class Products(Case):
@@ -157,6 +157,13 @@ class Products(Case):
                         self.launch(shape, 1, STORE, outputs, x=x, weight=weight, bias=bias, squares=squares, out=out), out)
                     expected = product * inverse + (0 if bias is None else bias)
                     self.assertLess(error(wide(out), expected), 4e-3, shape)
+
+    def test_products_without_norm(self):
+        for shape in PRODUCTS:
+            x, weight, product = self.operands(shape)
+            bias, out = array(self.normal(shape[-1])), aligned((shape[-2], shape[-1]), np.uint16)
+            self.twice(self.launch(shape, 0, STORE, shape[-1], x=x, weight=weight, bias=bias, out=out), out)
+            self.assertLess(error(wide(out), product + bias), 4e-3, shape)
 
     def test_sums_into_the_residual_stream(self):
         for shape in PRODUCTS:

@@ -36,12 +36,13 @@ struct KernelVariant: Sendable, CustomTestStringConvertible {
             file: product.file, defines: product.defines, isFast: product.file == "tall_products.cu")
     }
 
-    /// Products of the layers of SmolLM2 and of an 8B Llama.
+    /// Products of the layers of SmolLM2 and of an 8B Llama, and of query latents.
     static let rowProducts = [1, 16, 64, 256].flatMap { batch in
         [
             rows(batch, width: 576, outputs: 960, .store, norm: true), rows(batch, width: 576, outputs: 576, .add),
             rows(batch, width: 576, outputs: 3072, .swiglu, norm: true), rows(batch, width: 1536, outputs: 576, .add),
             rows(batch, width: 576, outputs: 49152, .choose, norm: true),
+            rows(batch, width: 1536, outputs: 24576, .store), rows(batch, width: 512, outputs: 576, .store),
             rows(batch, width: 4096, outputs: 28672, .swiglu, norm: true),
             rows(batch, width: 14336, outputs: 4096, .add),
             rows(batch, width: 4096, outputs: 128_256, .choose, norm: true),
