@@ -46,6 +46,16 @@ public enum Collective: Sendable {
         }
     }
 
+    /// The memory that it reads or writes.
+    var buffers: [CommunicationBuffer] {
+        switch self {
+        case .allReduce(let buffer, _), .broadcast(let buffer, _), .send(let buffer, _), .receive(let buffer, _):
+            [buffer]
+        case .allGather(let from, let into), .reduceScatter(let from, let into, _): [from, into]
+        case .barrier: []
+        }
+    }
+
     /// Bytes of the whole: what is reduced or broadcast, of gathering and scattering the buffer that holds all shares.
     public var byteCount: Int {
         switch self {

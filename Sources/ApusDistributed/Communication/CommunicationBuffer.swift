@@ -21,12 +21,21 @@ public struct CommunicationBuffer: @unchecked Sendable {
         self.owner = owner
     }
 
-    /// The elements of a tensor. Precondition: contiguous, not packed.
+    /// The elements of a tensor. Precondition: contiguous, not packed; on a GPU that there was memory for it.
     public init(_ tensor: Tensor) {
         precondition(
             tensor.isContiguous && !tensor.dtype.isPacked, "a collective over \(tensor.shape) of \(tensor.dtype)")
-        self.init(address: tensor.rawPointer, count: tensor.count, type: tensor.dtype, owner: tensor.storage)
+        let address: UnsafeMutableRawPointer
+        if let memory = tensor.storage.deviceMemory {
+            address = UnsafeMutableRawPointer(bitPattern: UInt(memory.address) + UInt(tensor.byteOffset))!
+        } else {
+            address = tensor.rawPointer
+        }
+        self.init(address: address, count: tensor.count, type: tensor.dtype, owner: tensor.storage)
     }
+
+    /// The memory of a GPU that it lies in, where it is known.
+    var deviceMemory: CUDABuffer? { owner as? CUDABuffer ?? (owner as? Storage)?.deviceMemory }
 
     /// Size in bytes.
     public var byteCount: Int { count * type.bytesPerBlock }

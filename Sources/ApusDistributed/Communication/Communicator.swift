@@ -5,6 +5,18 @@ public protocol PendingCollective: Sendable {
     /// Waits for its end.
     /// - Throws: ``CommunicationError`` where it failed.
     func wait() throws(CommunicationError)
+    /// Lets what the device computes from here on come after it: over memory of a GPU without waiting in this thread.
+    /// - Returns: whether it is over; where it is not, ``wait()`` is still to be called.
+    /// - Throws: ``CommunicationError`` where it failed.
+    func follow() throws(CommunicationError) -> Bool
+}
+
+extension PendingCollective {
+    /// Waits for its end.
+    public func follow() throws(CommunicationError) -> Bool {
+        try wait()
+        return true
+    }
 }
 
 /// Ranks that talk to each other: one process, MPI on CPUs, NCCL on GPUs.
@@ -16,17 +28,23 @@ public protocol Communicator: AnyObject, Sendable {
     var rank: Int { get }
     /// How many ranks there are.
     var size: Int { get }
+    /// The same ranks, for buffers in memory of the host.
+    var onHost: any Communicator { get }
     /// What has been moved so far by this rank over this communicator.
     var traffic: CommunicationTraffic { get }
     /// Runs a collective to its end.
     func run(_ collective: Collective) throws(CommunicationError)
-    /// Starts a collective that goes on while this thread computes. Its buffers belong to it until it is waited for.
+    /// Starts a collective that goes on while this thread computes, after what the device was given before. Its buffers belong
+    /// to it until it is followed or waited for.
     func start(_ collective: Collective) throws(CommunicationError) -> any PendingCollective
     /// Ranks with the same color become a communicator, ordered by `key`. All ranks call it.
     func split(color: Int, key: Int) throws(CommunicationError) -> any Communicator
 }
 
 extension Communicator {
+    /// This communicator: its buffers are memory of the host.
+    public var onHost: any Communicator { self }
+
     /// Reduces a tensor over the ranks, in place.
     public func allReduce(_ tensor: Tensor, _ reduction: Reduction = .sum) throws(CommunicationError) {
         try run(.allReduce(CommunicationBuffer(tensor), reduction))

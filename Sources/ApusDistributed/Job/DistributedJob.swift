@@ -23,7 +23,8 @@ public final class DistributedJob: Sendable {
     public enum Processors: Sendable {
         /// CPUs, over MPI.
         case cpus
-        /// One GPU a rank, over NCCL; collectives are queued on this stream.
+        /// One GPU a rank, over NCCL. This stream has the work on what the ranks exchange; collectives go on a stream of their
+        /// own, so that it can go on.
         case gpu(CUDAStream)
     }
 
@@ -164,10 +165,12 @@ public final class DistributedJob: Sendable {
         _ environment: LaunchEnvironment, _ stream: CUDAStream, _ link: JobLink?, runtime: MPIRuntime?,
         _ watch: JobWatch, _ timeout: Double
     ) throws -> DistributedJob {
+        // Products fill the GPU: what others wait for goes first.
+        let exchanges = try CUDAStream(device: stream.device, priority: -1)
         let world = try NCCLCommunicator(
-            ranks: Array(0..<environment.size), jobRank: environment.rank, stream: stream, name: 2, watch: watch,
-            timeout: timeout + longestPhase
-        ) { (text) throws(CommunicationError) in try link?.exchange(text) ?? [text] }
+            ranks: Array(0..<environment.size), jobRank: environment.rank, stream: exchanges, computing: stream,
+            name: 2, watch: watch, timeout: timeout + longestPhase
+        ) { (text, seconds) throws(CommunicationError) in try link?.exchange(text, seconds: seconds) ?? [text] }
         return DistributedJob(
             environment, world: world, transport: "NCCL", runtime: runtime, link: link, watch: watch)
     }

@@ -52,7 +52,9 @@ final class JobLink: Sendable {
     }
 
     /// Every rank's text, by rank. All ranks call it the same number of times.
-    func exchange(_ text: String) throws(CommunicationError) -> [String] {
+    /// - Parameter seconds: waited for them; nil for as long as ranks may be late.
+    func exchange(_ text: String, seconds: Double? = nil) throws(CommunicationError) -> [String] {
+        let timeout = seconds ?? self.timeout
         let number = state.withLock { state in
             state.exchanges += 1
             return state.exchanges

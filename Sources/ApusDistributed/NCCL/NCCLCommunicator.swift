@@ -17,6 +17,7 @@ final class NCCLCommunicator: Communicator, @unchecked Sendable {
     let rank: Int
     let size: Int
     private let stream: CUDAStream
+    private let computing: CUDAStream
     private let library: UnsafePointer<apus_nccl>
     private let handle: apus_nccl_comm
     /// Sends that wait for what comes next: a receive goes with them in one group, so that two ranks that send to each other
@@ -27,15 +28,18 @@ final class NCCLCommunicator: Communicator, @unchecked Sendable {
     private let watch: JobWatch
     private let timeout: Double
     /// How parts of this communicator agree on an identity of their own.
-    private let exchange: @Sendable (String) throws(CommunicationError) -> [String]
+    private let exchange: Exchange
+
+    /// Every rank's text, by rank of the job, waited for so many seconds; nil for as long as ranks may be late.
+    typealias Exchange = @Sendable (_ text: String, _ seconds: Double?) throws(CommunicationError) -> [String]
 
     /// - Parameters:
-    ///   - stream: where collectives are queued; work that fills their buffers is queued there before, or waited for.
-    ///   - exchange: every rank's text, by rank of the job.
+    ///   - stream: where collectives are queued.
+    ///   - computing: where work is queued on their buffers, before and after.
     ///   - ranks: of the job, in the order of this communicator.
     init(
-        ranks: [Int], jobRank: Int, stream: CUDAStream, name: UInt64, watch: JobWatch, timeout: Double,
-        exchange: @escaping @Sendable (String) throws(CommunicationError) -> [String]
+        ranks: [Int], jobRank: Int, stream: CUDAStream, computing: CUDAStream, name: UInt64, watch: JobWatch,
+        timeout: Double, exchange: @escaping Exchange
     ) throws {
         guard let rank = ranks.firstIndex(of: jobRank) else {
             throw CommunicationError.invalid("NCCL", expected: "a rank among \(ranks)", found: "\(jobRank)")
@@ -45,7 +49,7 @@ final class NCCLCommunicator: Communicator, @unchecked Sendable {
         var id = apus_nccl_unique_id()
         if rank == 0 { try Self.check(library, "ncclGetUniqueId", library.pointee.ncclGetUniqueId(&id)) }
         let own = rank == 0 ? withUnsafeBytes(of: &id) { $0.map { "\($0)" }.joined(separator: ",") } : ""
-        let texts = try exchange(own)
+        let texts = try exchange(own, nil)
         let bytes = texts[ranks[0]].split(separator: ",").compactMap { UInt8($0) }
         guard bytes.count == MemoryLayout<apus_nccl_unique_id>.size else {
             throw CommunicationError.launch("NCCL: rank \(ranks[0]) gave no identity")
@@ -58,6 +62,7 @@ final class NCCLCommunicator: Communicator, @unchecked Sendable {
         self.rank = rank
         self.size = ranks.count
         self.stream = stream
+        self.computing = computing
         self.library = library
         self.handle = handle!
         self.watch = watch
@@ -72,6 +77,8 @@ final class NCCLCommunicator: Communicator, @unchecked Sendable {
 
     deinit { _ = library.pointee.ncclCommDestroy(handle) }
 
+    var onHost: any Communicator { StagedCommunicator(self, stream: computing) }
+
     var traffic: CommunicationTraffic { counted.withLock { $0 } }
 
     func run(_ collective: Collective) throws(CommunicationError) { try start(collective).wait() }
@@ -83,6 +90,12 @@ final class NCCLCommunicator: Communicator, @unchecked Sendable {
         do {
             try stream.device.makeCurrent()
             let mark = try CUDAEvent(device: stream.device, timing: false)
+            if collective.kind != .barrier {
+                let ready = try CUDAEvent(device: stream.device, timing: false)
+                try ready.record(on: computing)
+                try stream.wait(for: ready)
+                for buffer in collective.buffers { buffer.deviceMemory?.used(on: stream) }
+            }
             if case .send = collective {
                 held.withLock { $0.append((collective, mark)) }
             } else {
@@ -144,14 +157,14 @@ final class NCCLCommunicator: Communicator, @unchecked Sendable {
             return nccl.ncclRecv(buffer.address, buffer.units, buffer.ncclType, Int32(other), handle, stream.handle)
         case .barrier:
             // NCCL has none: gathering a byte that exists on every GPU would need memory, so the ranks meet on the host.
-            do { _ = try exchange("") } catch { return 2 }
+            do { _ = try exchange("", timeout) } catch { return 2 }
             return 0
         }
     }
 
     /// Splits by the ranks' colors, which they tell each other; all ranks of the job call it.
     func split(color: Int, key: Int) throws(CommunicationError) -> any Communicator {
-        let texts = try exchange("\(color) \(key)")
+        let texts = try exchange("\(color) \(key)", nil)
         var members: [(key: Int, rank: Int)] = []
         for (jobRank, text) in texts.enumerated() {
             let fields = text.split(separator: " ").compactMap { Int($0) }
@@ -160,8 +173,8 @@ final class NCCLCommunicator: Communicator, @unchecked Sendable {
         let ranks = members.sorted { ($0.key, $0.rank) < ($1.key, $1.rank) }.map(\.rank)
         do {
             return try NCCLCommunicator(
-                ranks: ranks, jobRank: jobRanks[rank], stream: stream, name: progress.nameOfPart(color: color),
-                watch: watch, timeout: timeout, exchange: exchange)
+                ranks: ranks, jobRank: jobRanks[rank], stream: stream, computing: computing,
+                name: progress.nameOfPart(color: color), watch: watch, timeout: timeout, exchange: exchange)
         } catch let error as CommunicationError {
             throw error
         } catch {
@@ -191,12 +204,27 @@ final class NCCLCommunicator: Communicator, @unchecked Sendable {
         }
     }
 
+    /// Lets the computing stream wait. The collective counts as going on until it is waited for.
+    fileprivate func follow(_ kind: Collective.Kind, _ mark: CUDAEvent) throws(CommunicationError) {
+        do {
+            try launch()
+            try computing.wait(for: mark)
+        } catch {
+            throw error as? CommunicationError ?? .call(kind.rawValue, reason: "\(error)")
+        }
+    }
+
     private struct Pending: PendingCollective {
         let communicator: NCCLCommunicator
         let kind: Collective.Kind
         let mark: CUDAEvent
 
         func wait() throws(CommunicationError) { try communicator.wait(kind, mark) }
+
+        func follow() throws(CommunicationError) -> Bool {
+            try communicator.follow(kind, mark)
+            return false
+        }
     }
 
     private static func check(

@@ -14,7 +14,7 @@ public struct BatchShare: Sendable {
 
     /// The share of a rank, where each rank is a replica.
     public init(of communicator: any Communicator) {
-        self.init(replica: communicator.rank, replicas: communicator.size, communicator: communicator)
+        self.init(replica: communicator.rank, replicas: communicator.size, communicator: communicator.onHost)
     }
 
     private init(replica: Int, replicas: Int, communicator: (any Communicator)?) {
