@@ -106,7 +106,8 @@ let package = Package(
         .testTarget(name: "ApusAttentionTests", dependencies: ["ApusAttention"]),
         .testTarget(name: "ApusTextTests", dependencies: ["ApusText"]),
         .testTarget(name: "ApusModelsTests", dependencies: ["ApusDistributed", "ApusModels", "ApusEngine"]),
-        .testTarget(name: "ApusTrainingTests", dependencies: ["ApusDistributed", "ApusTraining"]),
+        .testTarget(
+            name: "ApusTrainingTests", dependencies: ["ApusSynchronization", "ApusDistributed", "ApusTraining"]),
         .testTarget(name: "ApusTeachingTests", dependencies: ["ApusTeaching"]),
         .testTarget(name: "ApusEngineTests", dependencies: ["ApusSynchronization", "ApusEngine"]),
         .testTarget(

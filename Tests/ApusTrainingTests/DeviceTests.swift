@@ -43,11 +43,20 @@ import Testing
         _ = try recipe("null", "cuda", ", log_probabilities: engine")
     }
 
-    @Test func ranksTrainOnCPUs() throws {
+    @Test func ranksTrainOnCPUsOrGPUsOfTheirOwn() throws {
         let cpu = CPUBackend(threads: 1)
-        #expect(try recipe("cpu").backend(cpu: cpu, ranks: 4) === cpu)
-        let error = #expect(throws: TrainerError.self) { _ = try recipe("cuda").backend(cpu: cpu, ranks: 2) }
-        #expect(error == .deviceOfRanks(device: "cuda:0", ranks: 2))
+        #expect(try recipe("cpu").backend(cpu: cpu, ranks: 4, cut: 2) === cpu)
+        #expect(try recipe("cpu").gpu(localRank: 1) == nil)
+        let shared = #expect(throws: TrainerError.self) { _ = try recipe("cuda").backend(cpu: cpu, ranks: 2) }
+        #expect(shared == .deviceOfRanks(device: "cuda:0", ranks: 2))
+        let cut = #expect(throws: TrainerError.self) { _ = try recipe("cuda").backend(cpu: cpu, ranks: 4, cut: 2) }
+        #expect(cut == .deviceOfParts(device: "cuda:0", ranks: 2))
+    }
+
+    @Test(.enabled(if: CUDALibraries.driver.report.status == .missing))
+    func aMissingGPUIsNamedByItsRank() throws {
+        let error = #expect(throws: TrainerError.self) { _ = try recipe("cuda:2").gpu(localRank: 3) }
+        #expect(error?.description.contains("training.device cuda:5") == true)
     }
 
     @Test(.enabled(if: CUDALibraries.driver.report.status == .missing))

@@ -1,6 +1,7 @@
 import ApusAttention
 import ApusDistributed
 import ApusModels
+import ApusSynchronization
 import ApusTensor
 import ApusTraining
 import Testing
@@ -69,14 +70,16 @@ import Testing
         var cut: Int
     }
 
-    private static func losses(_ name: String, _ layout: Layout, steps: Int, checkpointing: Bool = false) throws
-        -> [[Double]]
-    {
+    private static func losses(
+        _ name: String, _ layout: Layout, steps: Int, checkpointing: Bool = false, likeGPUs: Bool = false
+    ) throws -> [[Double]] {
         try ThreadedRanks.run(layout.replicas * layout.cut) { world in
             let configuration = variants[name]!
             let operations = DifferentiableOperations(on: CPUBackend(threads: 1))
             let cut = layout.cut > 1 ? try world.split(color: world.rank / layout.cut, key: world.rank) : nil
-            let replicas = layout.replicas > 1 ? try world.split(color: world.rank % layout.cut, key: world.rank) : nil
+            var replicas = layout.replicas > 1 ? try world.split(color: world.rank % layout.cut, key: world.rank) : nil
+            let followed = likeGPUs ? replicas.map { FollowedRanks($0) } : nil
+            replicas = followed ?? replicas
             let model = try TrainableDecoder(
                 initializing: configuration, seed: 5, deviation: 0.2,
                 ranks: cut.map { try TensorParallel(configuration, over: $0) }, on: operations)
@@ -89,16 +92,19 @@ import Testing
             for _ in 0..<steps {
                 let report = try trainer.makeStep(objective.microBatches(step: trainer.step))
                 result += [report.loss, report.gradientNorm]
+                #expect(followed.map { $0.open == 0 && $0.started > 0 } ?? true)
             }
             result.append(try objective.evaluate()?.score ?? 0)
             return result
         }
     }
 
-    private static func check(_ name: String, _ layout: Layout, checkpointing: Bool = false) throws {
+    private static func check(
+        _ name: String, _ layout: Layout, checkpointing: Bool = false, likeGPUs: Bool = false
+    ) throws {
         let steps = 50
         let alone = try losses(name, Layout(replicas: 1, cut: 1), steps: steps)[0]
-        let ranks = try losses(name, layout, steps: steps, checkpointing: checkpointing)
+        let ranks = try losses(name, layout, steps: steps, checkpointing: checkpointing, likeGPUs: likeGPUs)
         #expect(alone[2 * steps - 2] < 0.7 * alone[0], "nothing was learnt: \(alone[0]) to \(alone[2 * steps - 2])")
         for rank in ranks {
             for (found, expected) in zip(rank, alone) { #expect(abs(found - expected) <= 1e-3 * max(1, abs(expected))) }
@@ -117,5 +123,74 @@ import Testing
         try Self.check(name, Layout(replicas: 2, cut: 2))
         try Self.check(name, Layout(replicas: 3, cut: 1), checkpointing: true)
         try Self.check(name, Layout(replicas: 1, cut: 2), checkpointing: true)
+    }
+
+    @Test(arguments: ["gqa", "gla"]) func replicasThatOnlyTheDeviceFollowsLearnTheSame(_ name: String) throws {
+        try Self.check(name, Layout(replicas: 2, cut: 1), likeGPUs: true)
+        try Self.check(name, Layout(replicas: 3, cut: 1), checkpointing: true, likeGPUs: true)
+    }
+
+    @Test(arguments: [1, 2, 3]) func theCheckOfRanksHolds(_ ranks: Int) throws {
+        let outcomes = try ThreadedRanks.run(ranks) { world in
+            try ReplicaCheck(FollowedRanks(world), on: CPUBackend(threads: 1)).run(.gla)
+        }
+        for outcome in outcomes { #expect(outcome.isExpected, "\(outcome)") }
+    }
+}
+
+/// Ranks over memory of the host that are followed as those of GPUs are: a collective is nowhere done before the device follows
+/// it or it is waited for, and each is waited for once.
+private final class FollowedRanks: Communicator {
+    private let base: any Communicator
+    private let counts = Locked((started: 0, waited: 0))
+
+    init(_ base: any Communicator) { self.base = base }
+
+    var rank: Int { base.rank }
+    var size: Int { base.size }
+    var onHost: any Communicator { base }
+    var traffic: CommunicationTraffic { base.traffic }
+    var started: Int { counts.withLock { $0.started } }
+    /// Collectives that nobody has waited for.
+    var open: Int { counts.withLock { $0.started - $0.waited } }
+
+    func run(_ collective: Collective) throws(CommunicationError) { try start(collective).wait() }
+
+    func start(_ collective: Collective) throws(CommunicationError) -> any PendingCollective {
+        counts.withLock { $0.started += 1 }
+        return Pending(collective, self)
+    }
+
+    func split(color: Int, key: Int) throws(CommunicationError) -> any Communicator {
+        FollowedRanks(try base.split(color: color, key: key))
+    }
+
+    private final class Pending: PendingCollective {
+        private let collective: Collective
+        private let ranks: FollowedRanks
+        private let isDone = Locked(false)
+
+        init(_ collective: Collective, _ ranks: FollowedRanks) {
+            self.collective = collective
+            self.ranks = ranks
+        }
+
+        func follow() throws(CommunicationError) -> Bool {
+            try perform()
+            return false
+        }
+
+        func wait() throws(CommunicationError) {
+            try perform()
+            ranks.counts.withLock { $0.waited += 1 }
+        }
+
+        private func perform() throws(CommunicationError) {
+            let isFirst = isDone.withLock { isDone in
+                defer { isDone = true }
+                return !isDone
+            }
+            if isFirst { try ranks.base.run(collective) }
+        }
     }
 }

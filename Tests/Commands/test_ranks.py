@@ -28,6 +28,10 @@ class CollectiveTests(unittest.TestCase):
                     found = json.loads(result.stdout)
                     self.assertEqual(found["ranks"], size)
                     self.assertGreater(found["cases"], 100)
+                    self.assertEqual([model["attention"] for model in found["training"]], ["gqa", "gla"])
+                    for model in found["training"]:
+                        self.assertLess(model["lossDifference"], 1e-3)
+                        self.assertLess(model["momentDifference"], 1e-3)
                     self.assertIn({"openmpi": "Open MPI", "mpich": "MPICH"}[launcher], found["transport"])
 
     def test_a_process_alone_needs_no_mpi(self):
@@ -265,6 +269,13 @@ class TrainingTests(unittest.TestCase):
         for folder in (self.folder / "moving" / "checkpoints").iterdir():
             if folder.name.startswith("step-") and int(folder.name[5:]) > stop:
                 shutil.rmtree(folder)
+
+    @unittest.skipIf(Path("/dev/nvidia0").exists(), "there is a GPU")
+    def test_missing_gpus_are_named(self):
+        for command in (("train", recipe(self.folder, "gqa", "gpus")), ("bench", "train")):
+            result = ranks.run(LAUNCHERS[0], 2, *command, "training.device=cuda")
+            self.assertNotEqual(result.returncode, 0)
+            self.assertRegex(result.stderr, "training.device cuda:[01]: .*libcuda")
 
     def test_other_tasks_are_refused(self):
         path = self.folder / "reward.yaml"

@@ -36,10 +36,12 @@ public struct TrainingBenchmark {
     ///   - vocabulary: tokens where the recipe names none.
     ///   - replicas: ranks that share each batch; nil for one process.
     ///   - cpu: the backend where the recipe's device is the CPU.
+    ///   - gpu: that of this rank's GPU, where ranks train on GPUs.
     public init(
-        _ recipe: Recipe, vocabulary: Int, replicas: (any Communicator)? = nil, on cpu: CPUBackend
+        _ recipe: Recipe, vocabulary: Int, replicas: (any Communicator)? = nil, on cpu: CPUBackend,
+        gpu: CUDABackend? = nil
     ) throws {
-        let backend = try recipe.backend(cpu: cpu, ranks: replicas?.size ?? 1)
+        let backend = try recipe.backend(cpu: cpu, gpu: gpu, ranks: replicas?.size ?? 1)
         let operations = DifferentiableOperations(
             on: backend, compute: recipe.training.compute == .bf16 ? .bf16 : .f32)
         let configuration = try recipe.model.decoderConfiguration(
@@ -81,6 +83,8 @@ public struct TrainingBenchmark {
                 let start = ContinuousClock.now
                 try replicas.finish()
                 try replicas.gather()
+                try replicas.settle()
+                try trainer.model.operations.backend.check()
                 seconds = (plain, (ContinuousClock.now - start).inSeconds)
             }
             if index == 0 { continue }
@@ -98,11 +102,11 @@ public struct TrainingBenchmark {
             peakDeviceMemory: (trainer.model.operations.backend as? CUDABackend)?.peakMemory)
     }
 
-    /// Where the time of one more step goes on a GPU: its kernels, the longest first; empty on the CPU.
+    /// Where the time of one more step without exchanges goes on a GPU: its kernels, the longest first; empty on the CPU.
     public func profile() async throws -> [(kernel: String, launches: Int, seconds: Double)] {
         guard let gpu = trainer.model.operations.backend as? CUDABackend else { return [] }
         try gpu.stream.beginTimeline()
-        _ = try await trainer.makeStep()
+        _ = try await (alone ?? trainer).makeStep()
         return try gpu.stream.endTimeline()
     }
 

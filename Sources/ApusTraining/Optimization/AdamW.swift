@@ -107,7 +107,8 @@ public final class AdamW {
                     secondMoment: Self.zeros(shape, on: backend))
             }
             return Entry(
-                slice: slice, firstMoment: Self.part(first, slice), secondMoment: Self.part(second, slice))
+                slice: slice, firstMoment: Self.part(first, slice, on: backend),
+                secondMoment: Self.part(second, slice, on: backend))
         }
     }
 
@@ -127,12 +128,10 @@ public final class AdamW {
     }
 
     /// The slice's elements in memory of their own; a whole moment as it is.
-    private static func part(_ moment: Tensor, _ slice: Slice) -> Tensor {
+    private static func part(_ moment: Tensor, _ slice: Slice, on backend: any DifferentiableBackend) -> Tensor {
         guard !slice.isWhole else { return moment }
-        let result = Tensor(uninitialized: [slice.elements.count])
-        result.pointer(as: Float.self).update(
-            from: moment.pointer(as: Float.self) + slice.elements.lowerBound, count: slice.elements.count)
-        withExtendedLifetime(moment.storage) {}
+        let result = backend.makeTensor([slice.elements.count], .f32)
+        backend.convert(moment.reshaped([moment.count]).rows(slice.elements), into: result)
         return result
     }
 

@@ -1,3 +1,4 @@
+import ApusDistributed
 import ApusTensor
 
 extension Device: RecipeConvertible {
@@ -28,17 +29,32 @@ extension Recipe {
     /// The backend of the recipe's device.
     /// - Parameters:
     ///   - cpu: the backend where the device is the CPU.
+    ///   - gpu: that of this rank's GPU (``gpu(localRank:)``), on whose stream the ranks exchange; nil for one process.
     ///   - ranks: processes that train together.
-    /// - Throws: ``TrainerError/deviceOfRanks(device:ranks:)``, ``TrainerError/noDevice(device:problem:)``.
-    public func backend(cpu: CPUBackend, ranks: Int = 1) throws -> any DifferentiableBackend {
-        guard case .cuda(let ordinal) = training.device else { return cpu }
+    ///   - cut: processes that a model is cut over.
+    /// - Throws: ``TrainerError/deviceOfRanks(device:ranks:)``, ``TrainerError/deviceOfParts(device:ranks:)``,
+    ///   ``TrainerError/noDevice(device:problem:)``.
+    public func backend(
+        cpu: CPUBackend, gpu: CUDABackend? = nil, ranks: Int = 1, cut: Int = 1
+    ) throws -> any DifferentiableBackend {
+        guard training.device != .cpu else { return cpu }
+        guard cut == 1 else { throw TrainerError.deviceOfParts(device: training.device.description, ranks: cut) }
+        if let gpu { return gpu }
         guard ranks == 1 else {
             throw TrainerError.deviceOfRanks(device: training.device.description, ranks: ranks)
         }
+        return try self.gpu(localRank: 0) ?? cpu
+    }
+
+    /// The backend of a rank's GPU: the ranks of a machine take GPUs from the recipe's on. Nil where the device is the CPU.
+    /// - Parameter localRank: this rank among those of its machine.
+    /// - Throws: ``TrainerError/noDevice(device:problem:)``.
+    public func gpu(localRank: Int) throws -> CUDABackend? {
+        guard case .cuda(let first) = training.device else { return nil }
         do {
-            return try CUDABackend(ordinal: ordinal)
+            return try CUDABackend(ordinal: CUDADevice.ordinal(localRank: localRank, from: first))
         } catch {
-            throw TrainerError.noDevice(device: training.device.description, problem: "\(error)")
+            throw TrainerError.noDevice(device: Device.cuda(first + localRank).description, problem: "\(error)")
         }
     }
 }

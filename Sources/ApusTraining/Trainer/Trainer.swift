@@ -90,6 +90,8 @@ public final class Trainer {
     public private(set) var state: TrainerState
     /// The replicas that train together; nil for one process.
     public let replicas: ReplicatedGradients?
+    /// Runs what only the first rank has to do, and the others wait for: writing a checkpoint.
+    public var whileOthersWait: (_ phase: String, _ work: () throws -> String?) throws -> String? = { try $1() }
     private let store: CheckpointStore?
 
     /// Steps made.
@@ -205,7 +207,8 @@ public final class Trainer {
         state.best = TrainerState.Best(step: step, score: evaluation.score)
         state.evaluationsSinceBest = 0
         let weights = try wholeWeights()
-        if let path = try store?.saveBest(model, weights, objective) { try report(.best(step: step, path: path)) }
+        let path = try whileOthersWait("writing the best model") { try store?.saveBest(model, weights, objective) }
+        if let path { try report(.best(step: step, path: path)) }
     }
 
     /// The weights of the whole model, where this rank has a part of them; nil where it has all.
@@ -227,12 +230,12 @@ public final class Trainer {
         let moments = try replicas?.wholeMoments(optimizer) ?? optimizer.moments
         let first = try model.assembled(moments.mapValues(\.first))
         let second = try model.assembled(moments.mapValues(\.second))
-        guard
-            let path = try store?.save(
+        let path = try whileOthersWait("writing a checkpoint") {
+            try store?.save(
                 model, weights, CheckpointStore.Moments(step: optimizer.step, first: first, second: second), objective,
                 state)
-        else { return }
-        try report(.checkpoint(step: step, path: path))
+        }
+        if let path { try report(.checkpoint(step: step, path: path)) }
     }
 
     /// One optimiser step.
@@ -270,23 +273,23 @@ public final class Trainer {
         }
         if let replicas { try replicas.finish() } else { try model.sumSharedGradients() }
         var squares = optimizer.sumOfSquares(model.weightsInSums)
-        var sharedLoss: Double?
-        if let replicas {
-            let own = [total(losses), Double(tokens), squares.doubles[0]]
-            let sums = try BatchShare(of: replicas.communicator).sum(own)
-            (sharedLoss, tokens, squares) = (sums[0], Int(sums[1]), Tensor(sums[2]))
-        }
+        try replicas?.sum(squares)
         if let ranks = model.ranks {
             squares = Tensor(try BatchShare(of: ranks.communicator).sum([squares.doubles[0]])[0])
         }
         let rate = settings.schedule.rate(step: step)
         optimizer.update(learningRate: Float(rate), squares: squares)
-        if step + 1 < settings.steps { objective.prepare(step: step + 1) }
-        let read = try backend.toHost(losses + [squares])
-        let loss = sharedLoss ?? total(Array(read.dropLast()))
-        let norm = read[losses.count].doubles[0].squareRoot()
-        try check(loss, norm)
         try replicas?.gather()
+        if step + 1 < settings.steps { objective.prepare(step: step + 1) }
+        try replicas?.settle()
+        let read = try backend.toHost(losses + [squares])
+        var loss = total(Array(read.dropLast()))
+        let norm = read[losses.count].doubles[0].squareRoot()
+        if let replicas {
+            let sums = try BatchShare(of: replicas.communicator).sum([loss, Double(tokens)])
+            (loss, tokens) = (sums[0], Int(sums[1]))
+        }
+        try check(loss, norm)
         state.step += 1
         state.tokens += tokens
         state.recentLoss = state.recentLoss.map { 0.95 * $0 + 0.05 * loss } ?? loss

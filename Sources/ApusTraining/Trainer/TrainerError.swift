@@ -22,8 +22,10 @@ public enum TrainerError: Error, Equatable, CustomStringConvertible {
     case device(step: Int, CUDAError, lastCheckpoint: String?)
     /// A device that cannot be had.
     case noDevice(device: String, problem: String)
-    /// A GPU for several ranks.
+    /// One GPU for several ranks.
     case deviceOfRanks(device: String, ranks: Int)
+    /// GPUs for ranks that a model is cut over.
+    case deviceOfParts(device: String, ranks: Int)
     /// A changed recipe that the checkpoint's run cannot go on with.
     case changedRecipe(path: String, changes: [String])
 
@@ -55,7 +57,10 @@ public enum TrainerError: Error, Equatable, CustomStringConvertible {
             }
         case .noDevice(let device, let problem): "training.device \(device): \(problem)"
         case .deviceOfRanks(let device, let ranks):
-            "training.device \(device) on \(ranks) ranks: expected cpu, whose ranks share batches and models, or one process"
+            "training.device \(device) on \(ranks) ranks: expected a GPU for each of them, or one process"
+        case .deviceOfParts(let device, let ranks):
+            "training.device \(device) with a model cut over \(ranks) ranks: expected cpu, or ranks with whole models, which "
+                + "share batches"
         case .vocabulary(let stated, let needed, let folder):
             "the model's vocabulary: expected at least \(needed), the tokens of \(folder), found \(stated)"
         case .changedRecipe(let path, let changes):

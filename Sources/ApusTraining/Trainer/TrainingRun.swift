@@ -49,12 +49,14 @@ public final class TrainingRun {
     ///     must be through with its folder before the others begin.
     ///   - tensorParallel: ranks that a model is cut over; nil for none.
     ///   - keepsLast: whether there is a checkpoint after the last step.
+    ///   - backend: computes where the recipe's device is the CPU.
+    ///   - gpu: of this rank, where ranks train on GPUs.
     ///   - progress: told how far the preparation of data is.
     /// - Throws: ``TrainerError``, ``RecipeError``, and errors of data, models and files; nothing is trained by then.
     public init(
         _ recipe: Recipe, start: Start, task: (any TrainingTask)? = nil,
         replicas: (any Communicator)? = nil, tensorParallel: (any Communicator)? = nil, keepsLast: Bool = true,
-        on backend: CPUBackend = .shared,
+        on backend: CPUBackend = .shared, gpu: CUDABackend? = nil,
         progress: @escaping (DataPreparation.Progress) -> Void = { _ in }
     ) throws {
         self.recipe = recipe
@@ -62,7 +64,7 @@ public final class TrainingRun {
         if size > 1, !recipe.resolvedTask.isCrossEntropy {
             throw TrainerError.replicas(task: recipe.resolvedTask.rawValue, ranks: size)
         }
-        let device = try recipe.backend(cpu: backend, ranks: size)
+        let device = try recipe.backend(cpu: backend, gpu: gpu, ranks: size, cut: tensorParallel?.size ?? 1)
         let isFirst = replicas?.rank ?? 0 == 0 && tensorParallel?.rank ?? 0 == 0
         let folder = recipe.training.output
         let files = FileManager.default

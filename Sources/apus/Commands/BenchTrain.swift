@@ -18,12 +18,13 @@ struct BenchTrain: AsyncParsableCommand {
               apus bench train model.attention=gla training.compute=float32 --json
               apus bench train --device cuda --steps 20 data.batch_size=32 data.sequence_length=1024
               mpirun -n 2 apus bench train --threads 1 model.attention=gla
+              mpirun -n 2 apus bench train --device cuda data.batch_size=32 data.sequence_length=1024
             """)
 
     @Option(help: "Where to train: cpu, cuda or cuda:N (as training.device).") var device: String?
     @Option(help: "Threads; the cores this process may use by default.") var threads: Int?
     @Option(help: "Timed steps; the median is printed.") var steps = 5
-    @Flag(help: "Also list the kernels of one step on the GPU by their time.") var profile = false
+    @Flag(help: "Also list the kernels of one step (without exchanges) on the GPU by their time.") var profile = false
     @Flag(help: "Print a JSON object.") var json = false
     @Argument(help: "Settings, as section.key=value.") var settings: [String] = []
 
@@ -32,16 +33,23 @@ struct BenchTrain: AsyncParsableCommand {
         if let threads, threads < 1 { throw ValidationError("--threads: expected at least 1, found \(threads)") }
     }
 
-    func run() async throws { try await Ranks.run(measure) }
+    func run() async throws {
+        let gpu = try Ranks.gpu(for: recipe)
+        try await Ranks.run(on: gpu?.stream) { try await measure($0, gpu) }
+    }
 
-    private func measure(_ job: DistributedJob) async throws {
-        let replicas = job.world.size > 1 ? job.world : nil
-        // Nothing is read from the path: the tokens are random.
-        let recipe = try Recipe.parse(
+    /// Nothing is read from the path: the tokens are random.
+    private func recipe() throws -> Recipe {
+        try Recipe.parse(
             "data: {path: none}", name: "settings",
             overrides: settings + (device.map { ["training.device=\($0)"] } ?? []))
+    }
+
+    private func measure(_ job: DistributedJob, _ gpu: CUDABackend?) async throws {
+        let replicas = job.world.size > 1 ? job.world : nil
+        let recipe = try recipe()
         let benchmark = try TrainingBenchmark(
-            recipe, vocabulary: 4096, replicas: replicas, on: CPUBackend(threads: threads))
+            recipe, vocabulary: 4096, replicas: replicas, on: CPUBackend(threads: threads), gpu: gpu)
         let result = try await benchmark.run(steps: steps)
         guard job.world.rank == 0 else { return }
         if json {

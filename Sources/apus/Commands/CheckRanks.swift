@@ -1,6 +1,7 @@
 import ApusDistributed
 import ApusTensor
 import ApusText
+import ApusTraining
 import ArgumentParser
 
 #if canImport(Glibc)
@@ -13,11 +14,12 @@ import Musl
 struct CheckRanks: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "ranks",
-        abstract: "Check and time the collectives between ranks.",
+        abstract: "Check training and time the collectives between ranks.",
         discussion: """
-            Started by mpirun or srun: every collective on every type over odd sizes, against what it must give, then the \
-            time of all-reduces. With --device cuda over NCCL, a GPU a rank; also started by whatever sets RANK, WORLD_SIZE, \
-            LOCAL_RANK, MASTER_ADDR and MASTER_PORT. --fault makes one rank die, stop, come late, or fail, to see how the others take it.
+            Started by mpirun or srun: every collective on every type over odd sizes, against what it must give; small models \
+            trained by all ranks and by one alone, which must learn the same; then the time of all-reduces. With --device cuda \
+            over NCCL, a GPU a rank; also started by whatever sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT. \
+            --fault makes one rank die, stop, come late, or fail, to see how the others take it.
 
             EXAMPLES:
               mpirun -n 2 apus check ranks
@@ -36,20 +38,28 @@ struct CheckRanks: ParsableCommand {
     @Option(help: "On which rank it goes wrong.") var rank = 0
 
     func run() throws {
-        let stream = try Ranks.stream(on: device)
-        try Ranks.run(on: stream) { job in
-            let world: any Communicator = stream.map { StagedCommunicator(job.world, stream: $0) } ?? job.world
+        let gpu = try Ranks.gpu(on: device)
+        try Ranks.run(on: gpu?.stream) { job in
+            let world = job.world.onHost
             if let fault, world.rank == rank { try make(fault, job) }
             var check = CommunicationCheck(world)
             let outcome = try check.run()
             let half = try world.split(color: world.rank % 2, key: world.rank)
             var partCheck = CommunicationCheck(half)
             let part = try partCheck.run()
-            let rows = try CommunicationBenchmark(job.world, stream: stream).run()
-            let failures = outcome.failures + part.failures
+            let training = try [RecipeAttention.gqa, .gla].map {
+                try ReplicaCheck(job.world, on: gpu ?? CPUBackend(threads: 1)).run($0)
+            }
+            let rows = try CommunicationBenchmark(job.world, stream: gpu?.stream).run()
+            var failures = outcome.failures + part.failures
+            failures += training.filter { !$0.isExpected }.map {
+                "training with \($0.attention): \($0.steps) steps from a loss of \($0.firstLoss) to \($0.lastLoss), of all ranks "
+                    + "\($0.lossDifference) apart, moments \($0.momentDifference)"
+            }
             if let first = failures.first { job.fail(first) }
             guard world.rank == 0 else { return }
-            try Terminal.out(json ? object(job, outcome, part, rows) : table(job, outcome, part, rows))
+            try Terminal.out(
+                json ? object(job, outcome, part, training, rows) : table(job, outcome, part, training, rows))
         }
     }
 
@@ -64,10 +74,15 @@ struct CheckRanks: ParsableCommand {
 
     private func table(
         _ job: DistributedJob, _ outcome: CommunicationCheck.Outcome, _ part: CommunicationCheck.Outcome,
-        _ rows: [CommunicationBenchmark.Row]
+        _ training: [ReplicaCheck.Outcome], _ rows: [CommunicationBenchmark.Row]
     ) -> String {
         var text =
             "\(job.world.size) ranks over \(job.transport): \(outcome.cases) cases as expected, \(part.cases) in halves\n"
+        for model in training {
+            text +=
+                "\(model.attention): \(model.steps) training steps from a loss of \(fixed(model.firstLoss, 3)) to "
+                + "\(fixed(model.lastLoss, 3)), those of one rank alone at most \(fixed(model.lossDifference, 7)) apart\n"
+        }
         text += "| all-reduce bytes | microseconds | GB/s |\n|---|---|---|\n"
         for row in rows {
             text += "| \(row.bytes) | \(fixed(row.seconds * 1e6, 1)) | \(fixed(row.bytesPerSecond / 1e9, 3)) |\n"
@@ -77,11 +92,20 @@ struct CheckRanks: ParsableCommand {
 
     private func object(
         _ job: DistributedJob, _ outcome: CommunicationCheck.Outcome, _ part: CommunicationCheck.Outcome,
-        _ rows: [CommunicationBenchmark.Row]
+        _ training: [ReplicaCheck.Outcome], _ rows: [CommunicationBenchmark.Row]
     ) -> String {
         let value: JSONValue = [
             "ranks": .integer(Int64(job.world.size)), "transport": .string(job.transport),
             "cases": .integer(Int64(outcome.cases)), "partCases": .integer(Int64(part.cases)),
+            "training": .array(
+                training.map {
+                    [
+                        "attention": .string($0.attention), "steps": .integer(Int64($0.steps)),
+                        "firstLoss": .double($0.firstLoss), "lastLoss": .double($0.lastLoss),
+                        "lossDifference": .double($0.lossDifference),
+                        "momentDifference": .double($0.momentDifference),
+                    ]
+                }),
             "allReduce": .array(
                 rows.map { ["bytes": .integer(Int64($0.bytes)), "seconds": .double($0.seconds)] }),
         ]

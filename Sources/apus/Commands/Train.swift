@@ -20,6 +20,7 @@ struct Train: AsyncParsableCommand {
               apus train gla.yaml --resume
               mpirun -n 2 apus train gla.yaml --threads 1
               mpirun -n 4 apus train gla.yaml --threads 1 --tensor-parallel 2
+              mpirun -n 8 apus train gla.yaml training.device=cuda
             """)
 
     @Argument(help: "The recipe.", completion: .file(extensions: ["yaml", "yml"])) var recipe: String
@@ -38,12 +39,22 @@ struct Train: AsyncParsableCommand {
         if let threads, threads < 1 { throw ValidationError("--threads: expected at least 1, found \(threads)") }
     }
 
-    func run() async throws { try await Ranks.run(train) }
+    func run() async throws {
+        let gpu = try Ranks.gpu { try Recipe.read(recipe, overrides: settings) }
+        try await Ranks.run(on: gpu?.stream) { try await train($0, gpu) }
+    }
 
-    private func train(_ job: DistributedJob) async throws {
+    private func train(_ job: DistributedJob, _ gpu: CUDABackend?) async throws {
         let recipe = try Recipe.read(recipe, overrides: settings)
         let isFirst = job.world.rank == 0
-        let run = try prepare(recipe, job)
+        let run = try prepare(recipe, job, gpu)
+        run.trainer.whileOthersWait = { phase, work in
+            try job.during(phase) {
+                let result = try work()
+                try job.world.barrier()
+                return result
+            }
+        }
         if isFirst {
             try Terminal.out(introduction(run))
             for change in try run.changesSinceCheckpoint() {
@@ -63,11 +74,14 @@ struct Train: AsyncParsableCommand {
     }
 
     /// The first rank prepares the run's folder before the others look at it.
-    private func prepare(_ recipe: Recipe, _ job: DistributedJob) throws -> TrainingRun {
+    private func prepare(_ recipe: Recipe, _ job: DistributedJob, _ gpu: CUDABackend?) throws -> TrainingRun {
         let (world, isFirst) = (job.world, job.world.rank == 0)
         guard world.size % tensorParallel == 0 else {
             throw ValidationError(
                 "--tensor-parallel \(tensorParallel): expected a divisor of the \(world.size) ranks that were started")
+        }
+        if gpu != nil, tensorParallel > 1 {
+            throw TrainerError.deviceOfParts(device: recipe.training.device.description, ranks: tensorParallel)
         }
         try job.agree(on: "the recipe", recipe.yaml)
         // Neighbours share a model.
@@ -76,7 +90,7 @@ struct Train: AsyncParsableCommand {
             ? try world.split(color: world.rank / tensorParallel, key: world.rank) : nil
         let replicas =
             world.size > tensorParallel
-            ? try world.split(color: world.rank % tensorParallel, key: world.rank) : nil
+            ? tensorParallel == 1 ? world : try world.split(color: world.rank % tensorParallel, key: world.rank) : nil
         let bar = isFirst ? PreparationBar() : nil
         defer { bar?.end() }
         func make() throws -> TrainingRun {
@@ -84,7 +98,7 @@ struct Train: AsyncParsableCommand {
                 try TrainingRun(
                     recipe, start: resume ? .resume : restart ? .restart : .fresh,
                     task: TeachingTasks.task(recipe.resolvedTask), replicas: replicas, tensorParallel: cut,
-                    on: CPUBackend(threads: threads)
+                    on: CPUBackend(threads: threads), gpu: gpu
                 ) { bar?.update($0) }
             }
         }
@@ -132,11 +146,12 @@ struct TrainingProgress {
         recipe = run.recipe
         total = run.trainer.settings.steps
         let operations = run.trainer.model.operations
+        let replicas = Double(run.trainer.replicas?.communicator.size ?? 1)
         line = StatusLine(
             isTerminal: Terminal.errorIsTerminal,
             operationsPerToken: 6 * Double(run.trainer.model.parameterCount),
             peakFlops: try recipe.training.peakFlops
-                ?? ProductRate.measure(on: operations.backend, compute: operations.compute)
+                ?? replicas * ProductRate.measure(on: operations.backend, compute: operations.compute)
         ) { Terminal.error($0) }
     }
 

@@ -1,5 +1,6 @@
 import ApusDistributed
 import ApusTensor
+import ApusTraining
 import ArgumentParser
 import FoundationEssentials
 
@@ -23,11 +24,22 @@ enum Ranks {
             library: variables["APUS_MPI_LIBRARY"], timeout: timeout)
     }
 
-    /// A stream of this rank's GPU: the one with the rank's number among the ranks of its machine.
-    static func stream(on device: ComputeDevice) throws -> CUDAStream? {
+    /// This rank's GPU.
+    static func gpu(on device: ComputeDevice) throws -> CUDABackend? {
         guard device == .cuda else { return nil }
-        let environment = try LaunchEnvironment.detect(ProcessInfo.processInfo.environment)
-        return try CUDAStream(device: CUDADevice.device(environment.localRank))
+        return try CUDABackend(ordinal: CUDADevice.ordinal(localRank: environment().localRank))
+    }
+
+    /// This rank's GPU, where ranks train a recipe on GPUs; nil for one process, and where the recipe cannot be read, which
+    /// is said when all have come.
+    static func gpu(for recipe: () throws -> Recipe) throws -> CUDABackend? {
+        let environment = try environment()
+        guard environment.isDistributed, let recipe = try? recipe() else { return nil }
+        return try recipe.gpu(localRank: environment.localRank)
+    }
+
+    private static func environment() throws -> LaunchEnvironment {
+        try .detect(ProcessInfo.processInfo.environment)
     }
 
     /// Joins them and runs `body`; an error of one ends all, named with its rank.
@@ -42,8 +54,8 @@ enum Ranks {
     }
 
     /// As ``run(_:)``, for work that suspends.
-    static func run(_ body: (DistributedJob) async throws -> Void) async throws {
-        let job = try join()
+    static func run(on stream: CUDAStream? = nil, _ body: (DistributedJob) async throws -> Void) async throws {
+        let job = try join(on: stream)
         do {
             try await body(job)
             try job.finish()
