@@ -324,7 +324,9 @@ __device__ __forceinline__ void produce_blocks(
             int next_page = lane < BOXES && block > piece.first_block ? table[below / PAGE_SIZE] : -1;
             u32 slot = filled % STAGES, parity = (filled / STAGES) & 1;
             u32 boxes = __popc(__ballot_sync(0xffffffff, page >= 0));
-            for (int part = 0; part < PARTS; ++part) {
+            for (int turn = 0; turn < PARTS; ++turn) {
+                // The second block of a pair is given back in the other order (decode_wide.cu).
+                const int part = PARTS == 2 && BOXES == 1 ? turn ^ (piece.last_block - 1 - block) % 2 : turn;
                 const bool with_key = KEY_ONCE && part == 0;
                 const u32 full = b.full + 8 * (slot * PARTS + part), target = b.stages + slot * STAGE_BYTES;
                 barrier_wait(b.empty + 8 * (slot * PARTS + part), parity ^ 1);

@@ -18,6 +18,9 @@ static_assert(KEY_ONCE && !FP8 && SHARED == V_WIDTH, "geometries of this kernel:
 
 #define FIRST_READY 2   // weights of a pair's first block
 #define SECOND_READY 3  // weights of its second
+#define SCORES_READY 6  // scores of its first, but for the last products
+#define NO_REFERENCE -3e38f  // below every score
+#define LAST_STEPS 8  // products of warpgroup 0's scores that may still be on their way when warpgroup 1 begins
 // Where a block comes in several copies memory is what is waited for: then warpgroup 1 multiplies the first block's
 // weights, and gives its half of it back, before it waits for the second block.
 #define LATE_SCORES (GATHER || BOXES > 1)
@@ -63,21 +66,43 @@ __device__ __forceinline__ float2 take_over(const Handover &h, RowState &state, 
     return {factor[0], factor[1]};
 }
 
-// The scores of a whole block: its columns as they arrive.
+// The scores of a warpgroup's block. Of its columns that half comes first which has been given back first: warpgroup 1's own
+// of a pair's second block. Warpgroup 1 begins when warpgroup 0 is nearly done (`announce`), so that the softmax of one runs
+// under the scores of the other.
+template <int WARPGROUP>
 __device__ __forceinline__ void block_scores(
-    float (&s)[S_COUNT], const Buffers &b, const u32 (&tail)[TAIL_COUNT], u32 number
+    float (&s)[S_COUNT], const Buffers &b, const u32 (&tail)[TAIL_COUNT], u32 number, bool announce
 ) {
     u32 address = b.query;
     keep_in_place(address);  // or the compiler keeps a descriptor for every step over all blocks, and spills
     const u64 query = descriptor_rows(address), keys = descriptor_rows(block_rows(b, number));
-    wait_block(b, number, 0);
-    mma_fence();
-    score_products<0, HALF_STEPS>(s, query, tail, keys, 0);
-    score_products<SHARED / 16, Q_STEPS>(s, query, tail, keys, 1);
-    wait_block(b, number, 1);
-    mma_fence();
-    score_products<HALF_STEPS, SHARED / 16>(s, query, tail, keys, 1);
-    mma_commit();
+    if (WARPGROUP == 0 || LATE_SCORES) {
+        const int last = SHARED / 16 - (LATE_SCORES ? 0 : LAST_STEPS);
+        wait_block(b, number, 0);
+        mma_fence();
+        score_products<0, HALF_STEPS>(s, query, tail, keys, 0);
+        score_products<SHARED / 16, Q_STEPS>(s, query, tail, keys, 1);
+        wait_block(b, number, 1);
+        mma_fence();
+        score_products<HALF_STEPS, last>(s, query, tail, keys, 1);
+        mma_commit();
+        if (!LATE_SCORES) {
+            score_products<last, SHARED / 16>(s, query, tail, keys, 1);
+            mma_commit();
+            mma_wait<1>();
+            if (announce) named_arrive(SCORES_READY, CONSUMERS);
+        }
+    } else {
+        named_sync(SCORES_READY, CONSUMERS);
+        wait_block(b, number, 1);
+        mma_fence();
+        score_products<HALF_STEPS, SHARED / 16>(s, query, tail, keys, 0);
+        wait_block(b, number, 0);
+        mma_fence();
+        score_products<0, HALF_STEPS>(s, query, tail, keys, 1);
+        score_products<SHARED / 16, Q_STEPS>(s, query, tail, keys, 1);
+        mma_commit();
+    }
     mma_wait<0>();
     mma_settle(s);
 }
@@ -99,8 +124,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) decode_wide(
     const Handover mine = {handed + warpgroup * 8192, references[warpgroup]};
     const Handover other = {handed + (1 - warpgroup) * 8192, references[1 - warpgroup]};
     const u32 half = warpgroup * (PART_PANELS * PANEL_BYTES);  // where this warpgroup's columns lie in a block
-    u32 taken = 0, piece_count = 0;
-    int cut = 0;
+    u32 taken = 0, counts = 0;  // cut pieces + 4 x pieces: registers are short
     float o[O_COUNT];
     float s[S_COUNT];
     u32 weights[S_COUNT / 2];
@@ -109,12 +133,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) decode_wide(
     if (piece.sequence >= 0) load_tail_queries(p, piece, lane_tile(p, piece, lane_of_block(p)), 0, warp, lane, tail);
     while (piece.sequence >= 0) {
         const int2 tile = lane_tile(p, piece, lane_of_block(p));
-        RowState state = {{-infinity(), -infinity()}, {0.0f, 0.0f}};
+        RowState state = {{NO_REFERENCE, NO_REFERENCE}, {0.0f, 0.0f}};
         if (thread == 0) current[warpgroup] = piece;
-        fetch_split(p, piece, partials, cut);
-        barrier_wait(b.query_full, piece_count & 1);
+        fetch_split(p, piece, partials, counts % 4);
+        barrier_wait(b.query_full, counts / 4 & 1);
         if (!QUERY_TILES) fence_async_proxy();
-        ++piece_count;
         const int2 sees = visible_tokens(p, piece, tile, 0, warp, lane);
         const int all_see = piece.length - p.query_tokens + 1;
         int accumulate = 0;
@@ -125,7 +148,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) decode_wide(
             const u32 second_half = block_rows(b, taken + 1) + half;
             const int valid = piece.length - first * BLOCK_N;
             if (warpgroup == 0) {
-                block_scores(s, b, tail, taken);
+                block_scores<0>(s, b, tail, taken, paired);
                 const float2 factor = scores_to_weights(
                     s, weights, state, p.scale_log2, block, all_see, sees, lane);
                 hand_over(mine, weights, state, warp, lane);
@@ -154,7 +177,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) decode_wide(
                     release_block(b, taken + 1, lane, 0);
                 }
             } else {
-                if (paired && !LATE_SCORES) block_scores(s, b, tail, taken + 1);
+                if (paired && !LATE_SCORES) block_scores<1>(s, b, tail, taken + 1, false);
                 named_sync(FIRST_READY, CONSUMERS);
                 const float2 factor = take_over(other, state, warp, lane);
                 if (accumulate) rescale(o, factor);
@@ -172,21 +195,27 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) decode_wide(
                         mma_wait<0>();
                         mma_settle(o);
                         release_block(b, taken, lane, 1);
-                        block_scores(s, b, tail, taken + 1);
+                        block_scores<1>(s, b, tail, taken + 1, false);
                     }
                     const float2 own = scores_to_weights(
                         s, weights, state, p.scale_log2, block, all_see, sees, lane);
                     hand_over(mine, weights, state, warp, lane);
                     named_arrive(SECOND_READY, CONSUMERS);
-                    if (!LATE_SCORES) {
+                    // Mostly nothing is rescaled: then these products follow the others without a wait.
+                    if (LATE_SCORES) {
+                        rescale(o, own);
+                    } else if (__any_sync(0xffffffff, own.x != 1.0f || own.y != 1.0f)) {
                         mma_wait<0>();
                         mma_settle(o);
-                        release_block(b, taken, lane, 1);
+                        rescale(o, own);
                     }
-                    rescale(o, own);
                     mma_fence();
                     values(o, weights, second_half, 1);
                     mma_commit();
+                    if (!LATE_SCORES) {
+                        mma_wait<1>();
+                        release_block(b, taken, lane, 1);
+                    }
                     mma_wait<0>();
                     mma_settle(o);
                     release_block(b, taken + 1, lane, 1);
@@ -217,7 +246,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) decode_wide(
             sum[i] = state.sum[i] + __shfl_xor_sync(0xffffffff, state.sum[i], 1);
             sum[i] += __shfl_xor_sync(0xffffffff, sum[i], 2);
         }
-        float (&all)[2][64] = sums[piece_count % 2];
+        float (&all)[2][64] = sums[counts / 4 % 2];
         write_rows(all[warpgroup], sum, warp, lane);
         named_sync(1, CONSUMERS);
         float2 finished[2];
@@ -228,8 +257,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) decode_wide(
                                        : make_float2(0.0f, -infinity());
         }
         write_result(p, piece, lane_tile(p, piece, lane_of_block(p)), lane_of_block(p), o, finished, 0, warpgroup * O_WIDTH, thread);
-        if (piece.slot >= 0) announce_partial(p, piece, lane_of_block(p), partials, cut++);
+        if (piece.slot >= 0) announce_partial(p, piece, lane_of_block(p), partials, counts++ % 4);
+        counts += 4;
         piece = next_piece;
     }
-    merge_partials(p, b.merge_full, memory, lane_of_block(p), partials, cut);
+    merge_partials(p, b.merge_full, memory, lane_of_block(p), partials, counts % 4);
 }
