@@ -50,6 +50,16 @@ def configure(geometry, rows, page_size, fp8=False, **changes):
     g = geometry
     width, query_width = g.shared + g.value, g.shared + g.key
     wide = width > 256
+    # Few rows of wide latents that are gathered: transposed products leave room for gathers on their way.
+    if wide and g.once and not g.value and width % 64 == 0 and page_size % 8 and rows <= 16:
+        tile, block = 16, 32
+        query, stage = -(-query_width // 64) * tile * 128, (width // 64 + 1) * block * 128
+        weights = 2 * block * 128
+        stages = (228 * 1024 - 1024 - STATIC - query - weights) // stage
+        definitions = dict(
+            SHARED=g.shared, VALUE=g.value, KEY=g.key, KEY_ONCE=g.once, PAGE_SIZE=page_size, ROWS=tile, BLOCK_N=block,
+            STAGES=stages, WARPGROUPS=2, QUERY_TILES=0, **changes)
+        return "decode_few", definitions, with_merge(query + weights + stages * stage, tile, width), 1
     groups = changes.pop("WARPGROUPS", 2 if wide or rows > 64 else 1)
     resident = 2 if width <= 128 and groups == 1 else 1
     block = changes.pop("BLOCK_N", 64)

@@ -126,6 +126,7 @@ struct KernelVariant: Sendable, CustomTestStringConvertible {
         decode(.mla(queryHeads: 128, latentWidth: 512, ropeWidth: 64), queryTokens: 1, page: 64),
         decode(.mla(queryHeads: 128, latentWidth: 512, ropeWidth: 64), queryTokens: 1, page: 1),
         decode(.mla(queryHeads: 16, latentWidth: 512, ropeWidth: 64), queryTokens: 2, page: 64),
+        decode(.mla(queryHeads: 16, latentWidth: 512, ropeWidth: 64), queryTokens: 1, page: 1),
         decode(.gta(queryHeads: 64, kvHeads: 4, headWidth: 128), queryTokens: 1, page: 64),
         decode(.gta(queryHeads: 64, kvHeads: 4, headWidth: 128), queryTokens: 8, page: 16, element: .f8e4m3),
         decode(.gqa(queryHeads: 64, kvHeads: 4, headWidth: 128), queryTokens: 1, page: 64),
@@ -151,7 +152,7 @@ struct CUDAKernelTests {
         #expect(spills.allSatisfy { $0.contains(" 0 bytes spill stores, 0 bytes spill loads") }, "\(log)")
         if variant.isFast {
             #expect(ptx.contains("wgmma.mma_async"))
-            #expect(ptx.contains("cp.async.bulk.tensor"))
+            #expect(ptx.contains(variant.defines["GATHER"] == "1" ? "cp.async.cg.shared" : "cp.async.bulk.tensor"))
             #expect(!log.contains("wgmma"), "the assembler serialises the products: \(log)")
         }
     }

@@ -576,6 +576,7 @@ struct Mma {
 
     static void ss(float (&d)[N / 2], u64 a, u64 b, int accumulate) { shared<false, false>(d, a, b, accumulate); }
     static void ss_columns(float (&d)[N / 2], u64 a, u64 b, int accumulate) { shared<false, true>(d, a, b, accumulate); }
+    static void ss_transposed(float (&d)[N / 2], u64 a, u64 b, int accumulate) { shared<true, true>(d, a, b, accumulate); }
     static void rs(float (&d)[N / 2], u32 a0, u32 a1, u32 a2, u32 a3, u64 b, int accumulate) {
         registers<false>(d, a0, a1, a2, a3, b, accumulate);
     }

@@ -166,8 +166,10 @@ class Decode(unittest.TestCase):
         g, batch = self.geometry, len(self.lengths)
         per_group, width = g.heads // g.groups, g.shared + g.value
         name, defines, shared, _ = configure(g, per_group * self.tokens, page_size)
-        tile_rows = 64 * defines["WARPGROUPS"]
-        lanes, workers, slots = g.groups, self.workers, 2 * self.workers
+        wide = name == "decode_wide"
+        tile_rows = defines.get("ROWS", 64 * defines["WARPGROUPS"] // (2 if wide else 1))
+        row_tiles = -(-per_group * self.tokens // tile_rows)
+        lanes, workers, slots = g.groups * row_tiles, self.workers, 2 * self.workers
         pieces, splits = aligned((3 * workers + batch) * 8, numpy.int32, 0), aligned(workers * 4, numpy.int32, 0)
         arrivals, count = aligned(slots * lanes, numpy.int32, 7), aligned(1, numpy.int32, 0)
         lengths = aligned(batch, numpy.int32, self.lengths)
@@ -178,14 +180,18 @@ class Decode(unittest.TestCase):
         partial_lse = aligned((slots, lanes, tile_rows), numpy.float32)
         base, w, q = self.cache.ctypes.data, width, g.shared + g.key
         page_bytes, rows_bytes = self.page_elements * 2, page_size * g.groups * w * 2
-        box = min(page_size, defines["BLOCK_N"])
-        rows = tensor_map(
-            base, (64, page_size, w // 64, g.groups, len(self.cache)), (w * 2, 128, page_size * w * 2, page_bytes),
-            (64, box, w // 64 if box == defines["BLOCK_N"] else 1, 1, 1))
-        key = tensor_map(base + rows_bytes, (g.key, page_size, len(self.cache)), (g.key * 2, page_bytes), (64, box, 1))
-        query = tensor_map(
-            self.query.ctypes.data, (64, per_group, batch * self.tokens, g.groups, q // 64),
-            (q * 2, g.heads * q * 2, per_group * q * 2, 128), (64, per_group, 64 // per_group, 1, query_panels(q)))
+        box, head_box = min(page_size, defines["BLOCK_N"]), min(64, per_group)
+        rows = key = query = emulate.TensorMap()
+        if page_size % 8 == 0:
+            panels = w // 64 // (2 if wide else 1) if box == defines["BLOCK_N"] else 1
+            rows = tensor_map(
+                base, (64, page_size, w // 64, g.groups, len(self.cache)), (w * 2, 128, page_size * w * 2, page_bytes),
+                (64, box, panels, 1, 1))
+            key = tensor_map(base + rows_bytes, (g.key, page_size, len(self.cache)), (g.key * 2, page_bytes), (64, box, 1))
+        if defines["QUERY_TILES"]:
+            query = tensor_map(
+                self.query.ctypes.data, (64, per_group, batch * self.tokens, g.groups, q // 64),
+                (q * 2, g.heads * q * 2, per_group * q * 2, 128), (64, head_box, 64 // head_box, 1, query_panels(q)))
         fields = [(n, ctypes.c_void_p) for n in ("query", "cache", "table", "pieces", "splits", "arrivals", "output", "lse", "partial", "partial_lse")]
         fields += [("page_elements", ctypes.c_longlong)]
         fields += [(n, ctypes.c_int) for n in ("stride", "tokens", "heads", "per_group", "groups", "lanes", "row_tiles")]
@@ -193,17 +199,37 @@ class Decode(unittest.TestCase):
         parameters = Parameters(
             *[x.ctypes.data for x in (self.query, self.cache, self.table, pieces, splits, arrivals, self.output, self.lse, partial, partial_lse)],
             self.page_elements, self.table.shape[1], self.tokens, g.heads, per_group, g.groups, lanes,
-            -(-per_group * self.tokens // tile_rows), self.scale * math.log2(math.e))
+            row_tiles, self.scale * math.log2(math.e))
         self.output[...], self.lse[...] = 0xFFFF, math.nan
         Kernel(name + ".cu", name, defines, shared)(
             workers * lanes, 128 + 128 * defines["WARPGROUPS"], rows, key, query, parameters, lazy=lazy, seed=seed,
             resident=workers * lanes)
         self.compare(from_bf16(self.output).astype(numpy.float64), self.lse, 5e-3)
 
-    def test_tensor_copies(self):
+    def test_decode(self):
         for lazy, seed in ((False, 0), (True, 0), (True, 1)):
             with self.subTest(lazy=lazy, seed=seed):
-                self.run_decode(64, lazy, seed)
+                self.run_decode(self.page_size, lazy, seed)
+
+
+class WideDecode(Decode):
+    """decode_wide.cu: blocks in pairs, a last one alone, two row tiles; scores that outgrow what weights are relative to."""
+
+    geometry, page_size = Geometry(heads=64, groups=1, shared=512, value=0, key=64, once=1), 64
+
+    def setUp(self):
+        super().setUp()
+        self.scale *= 10
+
+
+class GatheredWideDecode(WideDecode):
+    geometry, page_size = Geometry(heads=16, groups=1, shared=384, value=0, key=32, once=1), 1
+
+
+class FewRowsDecode(WideDecode):
+    """decode_few.cu."""
+
+    geometry, page_size = Geometry(heads=8, groups=1, shared=512, value=0, key=64, once=1), 1
 
 
 if __name__ == "__main__":

@@ -51,6 +51,7 @@ class DecodeKernels(unittest.TestCase):
     def test_decode(self):
         gla, mla, gta = Geometry(128, 2, 256, 0, 64, 1), Geometry(128, 1, 512, 0, 64, 1), Geometry(32, 2, 64, 64, 64, 1)
         cases = [(gla, 64, 64, False), (gla, 128, 1, False), (mla, 64, 64, False), (gta, 64, 64, False)]
+        cases += [(mla, 64, 1, False), (Geometry(16, 1, 512, 0, 64, 1), 16, 1, False)]
         cases += [(gla, 64, 64, True), (gla, 128, 64, True), (gta, 64, 16, True)]
         for geometry, rows, page, fp8 in cases:
             with self.subTest(geometry=geometry, rows=rows, page=page, fp8=fp8):

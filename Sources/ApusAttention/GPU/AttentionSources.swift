@@ -8,6 +8,7 @@ public enum AttentionSources {
             "append.cu": text(PackageResources.append_cu),
             "check.cu": text(PackageResources.check_cu),
             "decode.cu": text(PackageResources.decode_cu),
+            "decode_few.cu": text(PackageResources.decode_few_cu),
             "decode_fp8.cu": text(PackageResources.decode_fp8_cu),
             "decode_fp8_tall.cu": text(PackageResources.decode_fp8_tall_cu),
             "decode_wide.cu": text(PackageResources.decode_wide_cu),
@@ -35,6 +36,7 @@ public enum AttentionSources {
         CUDASource.Header(name: "partials.cuh", text: text(PackageResources.partials_cuh)),
         CUDASource.Header(name: "rotary_rows.cuh", text: text(PackageResources.rotary_rows_cuh)),
         CUDASource.Header(name: "schedule.cuh", text: text(PackageResources.schedule_cuh)),
+        CUDASource.Header(name: "transposed_rows.cuh", text: text(PackageResources.transposed_rows_cuh)),
     ]
 
     /// A kernel file with its headers and the macros that choose its variant. Precondition: a file of ``kernels``.

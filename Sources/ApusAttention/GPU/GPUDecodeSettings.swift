@@ -37,7 +37,9 @@ public struct GPUDecodeSettings: Sendable, Hashable {
     public init(format: GPUCacheFormat, queryTokens: Int) throws(GPUAttentionError) {
         try GPUAttentionError.require((1...16).contains(queryTokens), "query tokens", queryTokens, "between 1 and 16")
         let rows = format.geometry.headsPerGroup * queryTokens
-        if format.element == .bf16 {
+        if format.element == .bf16 && Self.gathersFewRows(format, rows: rows) {
+            self = .few(format: format, rows: rows)
+        } else if format.element == .bf16 {
             self = try .bf16(format: format, rows: rows)
         } else if format.geometry.outputWidth == 256 && rows > 32 {
             self = .tallFP8(format: format, rows: rows)
@@ -104,6 +106,32 @@ public struct GPUDecodeSettings: Sendable, Hashable {
             blockTokens: block, sharedMemory: query + stages * stage, staticMemory: staticMemory,
             rowBox: [64, box, box < block || format.rowWidth % 64 != 0 ? 1 : rowPanels / (isWide ? 2 : 1)],
             queryPanels: tiles ? queryPanels : 0)
+    }
+
+    /// Latents too wide for one warpgroup's 64 rows, gathered row by row, for few query rows: transposed products leave
+    /// room for gathers on their way.
+    private static func gathersFewRows(_ format: GPUCacheFormat, rows: Int) -> Bool {
+        let geometry = format.geometry
+        return !format.isTiled && format.keyIsOnce && geometry.value == 0 && geometry.outputWidth > 256
+            && geometry.outputWidth % 64 == 0 && rows <= 16
+    }
+
+    private static func few(format: GPUCacheFormat, rows: Int) -> GPUDecodeSettings {
+        let geometry = format.geometry
+        let (tile, block, warpgroups) = (16, 32, 2)
+        let staticMemory = 2048
+        let query = panels(geometry.queryWidth) * tile * 128
+        let weights = warpgroups * block * 128
+        let stage = (panels(geometry.outputWidth) + 1) * block * 128
+        let stages = (capacity - reserved - staticMemory - query - weights) / stage
+        return GPUDecodeSettings(
+            file: "decode_few.cu",
+            defines: [
+                "GATHER": 1, "ROWS": tile, "BLOCK_N": block, "STAGES": stages, "WARPGROUPS": warpgroups,
+                "QUERY_TILES": 0,
+            ], format: format, rows: rows, tileRows: tile, warpgroups: warpgroups, blockTokens: block,
+            sharedMemory: query + weights + stages * stage, staticMemory: staticMemory,
+            rowBox: [64, min(format.pageSize, block), 1])
     }
 
     /// Few rows, or outputs that are not 256 wide: the cache is an operand from registers.

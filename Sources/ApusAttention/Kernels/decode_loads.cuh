@@ -23,28 +23,41 @@
 #ifndef QUERY_TILES
 #define QUERY_TILES 1
 #endif
+#ifndef FEW_ROWS
+#define FEW_ROWS 0  // 1: decode_few.cu, whose tile of ROWS rows has all columns of its queries in shared memory
+#endif
 
 #define ROW_PANELS ((ROW_WIDTH + 63) / 64)
 #define V_PANELS ((V_WIDTH + 63) / 64)
 #define PANELS (ROW_PANELS + (KEY_ONCE && !FP8))  // the key of an FP8 cache is read where it arrives
 #define PANEL_BYTES (BLOCK_N * 128)
 #define STAGE_BYTES (PANELS * PANEL_BYTES)
+#if FEW_ROWS
+#define Q_PANELS ((Q_WIDTH + 63) / 64)
+#define Q_ROWS ROWS  // of a tile of queries
+#define VALUE_PARTS 1
+#define ROW_GROUPS 1
+#define TILE_ROWS ROWS
+#else
 #define Q_PANELS ((FP8 && Q_WIDTH % 64 == 0 ? Q_WIDTH : Q_WIDTH - 1) / 64)
-#define Q_BYTES (Q_PANELS * 64 * 128)  // of 64 rows
+#define Q_ROWS 64
+#define VALUE_PARTS (V_WIDTH > 256 ? 2 : 1)  // warpgroups that share out the columns of one row's output
+#define ROW_GROUPS (WARPGROUPS / (FP8 ? 2 : VALUE_PARTS))
+#define TILE_ROWS (ROW_GROUPS * 64)
 #define TAIL_STEPS ((Q_WIDTH - Q_PANELS * 64) / 16)
 #define TAIL_COUNT (TAIL_STEPS > 0 ? 4 * TAIL_STEPS : 1)
-#define VALUE_PARTS (V_WIDTH > 256 ? 2 : 1)  // warpgroups that share out the columns of one row's output
-#define PARTS VALUE_PARTS
-#define PART_PANELS (ROW_PANELS / PARTS)
-#define ROW_GROUPS (WARPGROUPS / (FP8 ? 2 : VALUE_PARTS))
-#define CONSUMERS (WARPGROUPS * 128)
-#define THREADS (CONSUMERS + 128)
-#define TILE_ROWS (ROW_GROUPS * 64)
-#define RAGGED (ROW_WIDTH % 64 != 0)          // the last panel of a row is not full
-#define WHOLE_BOX (BOXES == 1 && !RAGGED)     // one copy brings all panels of a part's rows
 #define S_COUNT (BLOCK_N / 2)
 #define O_WIDTH (V_WIDTH / VALUE_PARTS)
 #define O_COUNT (O_WIDTH / 2)
+#endif
+#define Q_PITCH (Q_ROWS * 128)
+#define Q_BYTES (Q_PANELS * Q_PITCH)
+#define PARTS VALUE_PARTS
+#define PART_PANELS (ROW_PANELS / PARTS)
+#define CONSUMERS (WARPGROUPS * 128)
+#define THREADS (CONSUMERS + 128)
+#define RAGGED (ROW_WIDTH % 64 != 0)          // the last panel of a row is not full
+#define WHOLE_BOX (BOXES == 1 && !RAGGED)     // one copy brings all panels of a part's rows
 // Narrow outputs leave room for two blocks on a multiprocessor, whose products and softmax overlap.
 #define RESIDENT (V_WIDTH <= 128 && WARPGROUPS == 1 ? 2 : 1)
 
@@ -152,11 +165,11 @@ __device__ __forceinline__ void load_queries(
         int row = tile.y * TILE_ROWS + local;
         int token = row / p.heads_per_group;
         int head = tile.x * p.heads_per_group + row - token * p.heads_per_group;
-        bool valid = row < rows;
+        bool valid = row < rows && (!FEW_ROWS || chunk * 8 < Q_WIDTH);
         const bf16_bits *source =
             valid ? base + ((long long)token * p.query_heads + head) * Q_WIDTH + chunk * 8 : p.query;
         int in_group = local % 64;
-        u32 address = target + (local / 64) * Q_BYTES + (chunk / 8) * (64 * 128) + in_group * 128
+        u32 address = target + (local / 64) * Q_BYTES + (chunk / 8) * Q_PITCH + in_group * 128
             + (((chunk % 8) ^ (in_group % 8)) << 4);
         copy_16(address, source, valid ? 16 : 0);
     }
@@ -167,7 +180,7 @@ __device__ __forceinline__ void load_queries(
 // Pages too small for the copy engine: 16-byte copies by all producer warps, BLOCK_N / 4 rows each. Each lane
 // computes where one row lies, its page looked up two blocks ahead, and hands it to the lanes that copy the row.
 #define WARP_ROWS (BLOCK_N / 4)
-#define GATHER_LAG (STAGES - 2)
+#define GATHER_LAG (FEW_ROWS ? 2 : STAGES - 2)
 #define ROW_COPIES (ROW_WIDTH / 8 / PARTS)
 #define ROW_LANES (ROW_COPIES <= 8 ? 8 : ROW_COPIES <= 16 || PARTS == 2 ? 16 : 32)  // lanes that copy one part of a row
 #define KEY_LANES (KEY / 8 <= 4 ? 4 : 8)

@@ -507,15 +507,16 @@ __device__ __forceinline__ void mma_settle(float (&d)[count]) {
 
 // d[64 x N] (+)= A B with A (64 x 16) and B (16 x N); `accumulate` 0 overwrites d. `ss`: A and B from shared
 // memory, `rs`: A from registers; both with B's reduction along its columns. `ss_columns`, `rs_columns`: B's
-// reduction along its rows.
+// reduction along its rows; `ss_transposed`: A's too.
 template <int N>
 struct Mma;
 
 #define APUS_MMA(N, COUNT, A, B, P, A0, A1, A2, A3, RB, RP)                                                            \
     template <>                                                                                                        \
     struct Mma<N> {                                                                                                    \
-        APUS_MMA_SS(ss, "0", N, COUNT, A, B, P)                                                                        \
-        APUS_MMA_SS(ss_columns, "1", N, COUNT, A, B, P)                                                                \
+        APUS_MMA_SS(ss, "0, 0", N, COUNT, A, B, P)                                                                     \
+        APUS_MMA_SS(ss_columns, "0, 1", N, COUNT, A, B, P)                                                             \
+        APUS_MMA_SS(ss_transposed, "1, 1", N, COUNT, A, B, P)                                                          \
         APUS_MMA_RS(rs, "0", N, COUNT, A0, A1, A2, A3, RB, RP)                                                         \
         APUS_MMA_RS(rs_columns, "1", N, COUNT, A0, A1, A2, A3, RB, RP)                                                 \
     };
@@ -525,7 +526,7 @@ struct Mma;
         asm volatile("{\n.reg .pred p;\n.reg .b64 a, b;\nsetp.ne.b32 p, %" P ", 0;\n"                                   \
                      "mov.b64 a, {%" A ", " DESCRIPTOR_HIGH "};\nmov.b64 b, {%" B ", " DESCRIPTOR_HIGH "};\n"          \
                      "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16 {" APUS_REGS_##COUNT "}, a, b"          \
-                     ", p, 1, 1, 0, " TRANSPOSED ";\n}\n"                                                              \
+                     ", p, 1, 1, " TRANSPOSED ";\n}\n"                                                                 \
                      : APUS_ACC_##COUNT(d, 0)                                                                          \
                      : "r"((u32)a), "r"((u32)b), "r"(accumulate));                                                     \
     }
