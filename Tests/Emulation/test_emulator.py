@@ -109,7 +109,7 @@ class Decode(unittest.TestCase):
     """decode.cu with its schedule, for one geometry: sequences of 0, 1 and more tokens, one cut over blocks."""
 
     geometry = Geometry(heads=32, groups=2, shared=64, value=0, key=32, once=1)
-    tokens, lengths, page_size, workers = 2, [0, 1, 70, 900], 64, 4
+    tokens, lengths, page_size, workers, element_bytes = 2, [0, 1, 70, 900], 64, 4, 2
 
     def setUp(self):
         g, rng = self.geometry, numpy.random.default_rng()
@@ -119,21 +119,26 @@ class Decode(unittest.TestCase):
         for b, count in enumerate(pages):
             self.table[b, :count] = order[sum(pages[:b]) : sum(pages[:b]) + count]
         row = g.shared + g.value
-        self.page_elements = self.page_size * (g.groups * row + g.key)
-        self.cache = to_bf16(rng.standard_normal((len(order), self.page_elements)))
+        self.rows_bytes = self.page_size * g.groups * row * self.element_bytes
+        self.fill_cache(rng, len(order))
         self.query = to_bf16(rng.standard_normal((len(pages), self.tokens, g.heads, g.shared + g.key)))
         self.output = aligned((len(pages), self.tokens, g.heads, row), numpy.uint16)
         self.lse = aligned((len(pages), self.tokens, g.heads), numpy.float32)
         self.scale = 1 / math.sqrt(96)
 
+    def fill_cache(self, rng, pages):
+        g = self.geometry
+        self.cache = to_bf16(rng.standard_normal((pages, self.page_size * (g.groups * g.shared + g.key))))
+        values, cut = from_bf16(self.cache).astype(numpy.float64), self.rows_bytes // 2
+        self.rows, self.keys = values[:, :cut].reshape(pages, g.groups, self.page_size, g.shared), values[:, cut:]
+
     def reference(self):
         g = self.geometry
         outputs, lses = [], []
         for b, n in enumerate(self.lengths):
-            pages = from_bf16(self.cache)[self.table[b, : -(-n // self.page_size)]].astype(numpy.float64)
-            cut = self.page_size * g.groups * g.shared
-            rows = pages[:, :cut].reshape(-1, g.groups, self.page_size, g.shared).swapaxes(1, 2).reshape(-1, g.groups, g.shared)[:n]
-            key = pages[:, cut:].reshape(-1, g.key)[:n]
+            pages = self.table[b, : -(-n // self.page_size)]
+            rows = self.rows[pages].swapaxes(1, 2).reshape(-1, g.groups, g.shared)[:n]
+            key = self.keys[pages].reshape(-1, g.key)[:n]
             q = from_bf16(self.query)[b].astype(numpy.float64).reshape(self.tokens, g.groups, -1, g.shared + g.key)
             s = numpy.einsum("tghd,lgd->tghl", q[..., : g.shared], rows) + numpy.einsum("tghd,ld->tghl", q[..., g.shared :], key)
             seen = n - self.tokens + 1 + numpy.arange(self.tokens)
@@ -165,8 +170,9 @@ class Decode(unittest.TestCase):
     def run_decode(self, page_size, lazy, seed):
         g, batch = self.geometry, len(self.lengths)
         per_group, width = g.heads // g.groups, g.shared + g.value
-        name, defines, shared, _ = configure(g, per_group * self.tokens, page_size)
-        wide = name == "decode_wide"
+        fp8 = self.element_bytes == 1
+        name, defines, shared, _ = configure(g, per_group * self.tokens, page_size, fp8)
+        wide, block = name == "decode_wide", defines.get("BLOCK_N", 64)
         tile_rows = defines.get("ROWS", 64 * defines["WARPGROUPS"] // (2 if wide else 1))
         row_tiles = -(-per_group * self.tokens // tile_rows)
         lanes, workers, slots = g.groups * row_tiles, self.workers, 2 * self.workers
@@ -174,31 +180,34 @@ class Decode(unittest.TestCase):
         arrivals, count = aligned(slots * lanes, numpy.int32, 7), aligned(1, numpy.int32, 0)
         lengths = aligned(batch, numpy.int32, self.lengths)
         Kernel("schedule.cu", "decode_schedule")(
-            1, 256, lengths, batch, 1, workers, defines["BLOCK_N"], 2, 5, pieces, splits, arrivals, lanes, count, seed=seed)
+            1, 256, lengths, batch, 1, workers, block, 2, 5, pieces, splits, arrivals, lanes, count, seed=seed)
         self.assertGreater(count[0], 0, "a sequence is cut")
         partial = aligned((slots, lanes, tile_rows, -(-width // 32) * 32), numpy.uint16)
         partial_lse = aligned((slots, lanes, tile_rows), numpy.float32)
         base, w, q = self.cache.ctypes.data, width, g.shared + g.key
-        page_bytes, rows_bytes = self.page_elements * 2, page_size * g.groups * w * 2
-        box, head_box = min(page_size, defines["BLOCK_N"]), min(64, per_group)
+        page_bytes, rows_bytes, size = self.cache.strides[0], self.rows_bytes, self.element_bytes
+        box, head_box = min(page_size, block), min(64, per_group)
         rows = key = query = emulate.TensorMap()
         if page_size % 8 == 0:
-            panels = w // 64 // (2 if wide else 1) if box == defines["BLOCK_N"] else 1
+            panels = w // 64 // (2 if wide else 1) if box == block else 1
+            run = w if name == "decode_fp8_tall" else 64  # columns of a copy
             rows = tensor_map(
-                base, (64, page_size, w // 64, g.groups, len(self.cache)), (w * 2, 128, page_size * w * 2, page_bytes),
-                (64, box, panels, 1, 1))
+                base, (run, page_size, w // run, g.groups, len(self.cache)),
+                (w * size, 64 * size, page_size * w * size, page_bytes), (run, box, 1 if run > 64 else panels, 1, 1),
+                8 * size, 0 if run > 64 else None)
             key = tensor_map(base + rows_bytes, (g.key, page_size, len(self.cache)), (g.key * 2, page_bytes), (64, box, 1))
-        if defines["QUERY_TILES"]:
+        if defines.get("QUERY_TILES"):
             query = tensor_map(
                 self.query.ctypes.data, (64, per_group, batch * self.tokens, g.groups, q // 64),
-                (q * 2, g.heads * q * 2, per_group * q * 2, 128), (64, head_box, 64 // head_box, 1, query_panels(q)))
+                (q * 2, g.heads * q * 2, per_group * q * 2, 128),
+                (64, head_box, 64 // head_box, 1, query_panels(q + (fp8 and q % 64 == 0))))
         fields = [(n, ctypes.c_void_p) for n in ("query", "cache", "table", "pieces", "splits", "arrivals", "output", "lse", "partial", "partial_lse")]
         fields += [("page_elements", ctypes.c_longlong)]
         fields += [(n, ctypes.c_int) for n in ("stride", "tokens", "heads", "per_group", "groups", "lanes", "row_tiles")]
         Parameters = type("Parameters", (ctypes.Structure,), {"_fields_": fields + [("scale", ctypes.c_float)]})
         parameters = Parameters(
             *[x.ctypes.data for x in (self.query, self.cache, self.table, pieces, splits, arrivals, self.output, self.lse, partial, partial_lse)],
-            self.page_elements, self.table.shape[1], self.tokens, g.heads, per_group, g.groups, lanes,
+            page_bytes // 2, self.table.shape[1], self.tokens, g.heads, per_group, g.groups, lanes,
             row_tiles, self.scale * math.log2(math.e))
         self.output[...], self.lse[...] = 0xFFFF, math.nan
         Kernel(name + ".cu", name, defines, shared)(
@@ -230,6 +239,39 @@ class FewRowsDecode(WideDecode):
     """decode_few.cu."""
 
     geometry, page_size = Geometry(heads=8, groups=1, shared=512, value=0, key=64, once=1), 1
+
+
+class FP8Decode(Decode):
+    """decode_fp8.cu: warpgroups take blocks by turns, whose copies land in any order, in buffers that other warpgroups have used."""
+
+    geometry, page_size, element_bytes = Geometry(heads=8, groups=1, shared=512, value=0, key=64, once=1), 64, 1
+
+    def fill_cache(self, rng, pages):
+        g, size = self.geometry, self.page_size
+        codes = rng.integers(0, 256, (pages, g.groups, size, g.shared), numpy.uint8)
+        codes[codes & 127 > 0x77] = 0  # up to 240
+        exponent, mantissa = codes >> 3 & 15, codes & 7
+        value = numpy.where(exponent == 0, mantissa / 8 * 2.0**-6, (1 + mantissa / 8) * 2.0 ** (exponent - 7.0))
+        scales = rng.choice([1 / 64, 1 / 32, 3 / 128], (pages, g.groups, size)).astype(numpy.float32)
+        keys = to_bf16(rng.standard_normal((pages, size * g.key)))
+        self.rows = numpy.where(codes & 128, -value, value) * scales[..., None]
+        self.keys = from_bf16(keys).astype(numpy.float64)
+        parts = [part.reshape(pages, -1).view(numpy.uint8) for part in (codes, keys, scales)]
+        self.cache = aligned((pages, sum(p.shape[1] for p in parts)), numpy.uint8)
+        self.cache[...] = numpy.concatenate(parts, 1)
+
+    test_naive = None
+
+    def test_decode(self):
+        for seed in range(6):
+            with self.subTest(seed=seed):
+                self.run_decode(self.page_size, True, seed)
+
+
+class TallFP8Decode(FP8Decode):
+    """decode_fp8_tall.cu: keys and scales land apart from rows."""
+
+    geometry = Geometry(heads=32, groups=1, shared=256, value=0, key=64, once=1)
 
 
 if __name__ == "__main__":

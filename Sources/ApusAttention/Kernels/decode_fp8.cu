@@ -69,6 +69,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) decode_fp8(
         for (int block = piece.last_block - 1 - warpgroup; block >= first_block;
              block -= WARPGROUPS, number += WARPGROUPS, tile ^= 1) {
             const u32 slot = number % STAGES, stage = b.stages + slot * STAGE_BYTES;
+            // Copies land in any order: the block before in this buffer, another warpgroup's, may still be on its way, and
+            // must not be taken for this one.
+            if (STAGES % WARPGROUPS != 0 && number >= STAGES)
+                barrier_wait(b.empty + 8 * slot, (number / STAGES & 1) ^ 1);
             barrier_wait(b.full + 8 * slot, (number / STAGES) & 1);
             const int token = block * BLOCK_N + warp * 16 + lane / 4;
             const u32 place = b.scales + slot * SCALE_BYTES + (warp * 16 + lane / 4) * 4;
