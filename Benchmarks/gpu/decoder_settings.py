@@ -14,9 +14,11 @@ PAGE = 64
 
 class RowProduct(ctypes.Structure):
     _fields_ = [
-        (name, ctypes.c_void_p) for name in
-        "x weight bias squares out sums next_weight next_squares temperatures seeds positions best best_index".split()]
-    _fields_ += [("rows", ctypes.c_int), ("outputs", ctypes.c_int), ("epsilon", ctypes.c_float), ("unused", ctypes.c_int)]
+        (name, ctypes.c_void_p) for name in (
+            "x weight bias squares out sums next_weight next_squares temperatures seeds positions best best_index chunks "
+            "tokens").split()]
+    _fields_ += [("expert_bytes", ctypes.c_longlong), ("rows", ctypes.c_int), ("outputs", ctypes.c_int)]
+    _fields_ += [("epsilon", ctypes.c_float), ("stride", ctypes.c_int)]
 
 
 class GroupedStep(ctypes.Structure):

@@ -63,7 +63,8 @@ class LoadedProduct(Product):
 
     def __call__(self, x, weight, **operands):
         p = RowProduct(
-            x.data_ptr(), weight.data_ptr(), rows=self.rows, outputs=self.outputs, epsilon=1e-5,
+            x.data_ptr(), weight.data_ptr(), rows=self.rows, outputs=self.outputs, stride=self.outputs,
+            epsilon=1e-5,
             **{name: address(value) for name, value in operands.items()})
         maps = []
         if self.is_tall:

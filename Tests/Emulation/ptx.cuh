@@ -392,6 +392,17 @@ inline u32 multiply_bf16(u32 a, u32 b) {
         bf16_to_float((bf16_bits)(a >> 16)) * bf16_to_float((bf16_bits)(b >> 16)));
 }
 
+inline u32 subtract_bf16(u32 a, u32 b) {
+    return pack_bf16(
+        bf16_to_float((bf16_bits)a) - bf16_to_float((bf16_bits)b),
+        bf16_to_float((bf16_bits)(a >> 16)) - bf16_to_float((bf16_bits)(b >> 16)));
+}
+
+inline float half_to_float(unsigned short bits) {
+    const float magnitude = std::ldexp(__uint_as_float((u32)(bits & 0x7fff) << 13), 112);
+    return bits & 0x8000 ? -magnitude : magnitude;
+}
+
 template <int FIRST, int SECOND>
 inline u32 spread_bytes(u32 bytes) {
     const auto half = [bytes](int i) {

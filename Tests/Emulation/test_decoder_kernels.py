@@ -20,8 +20,11 @@ STORE, ADD, SWIGLU, CHOOSE = range(4)
 class RowProduct(ctypes.Structure):
     _fields_ = [
         (name, ctypes.c_void_p)
-        for name in ("x weight bias squares out sums next_weight next_squares temperatures seeds positions best best_index".split())]
-    _fields_ += [("rows", ctypes.c_int), ("outputs", ctypes.c_int), ("epsilon", ctypes.c_float), ("unused", ctypes.c_int)]
+        for name in (
+            "x weight bias squares out sums next_weight next_squares temperatures seeds positions best best_index chunks "
+            "tokens").split()]
+    _fields_ += [("expert_bytes", ctypes.c_longlong), ("rows", ctypes.c_int), ("outputs", ctypes.c_int)]
+    _fields_ += [("epsilon", ctypes.c_float), ("stride", ctypes.c_int)]
 
 
 class GroupedStep(ctypes.Structure):
@@ -114,7 +117,7 @@ class Products(Case):
 
     def launch(self, shape, norm, epilogue, outputs, blocks=None, **arguments):
         rows, columns = shape[-2], self.columns(shape)[0]
-        p = RowProduct(rows=rows, outputs=outputs, epsilon=1e-5, **{k: address(v) for k, v in arguments.items()})
+        p = RowProduct(rows=rows, outputs=outputs, stride=outputs, epsilon=1e-5, **{k: address(v) for k, v in arguments.items()})
         blocks = blocks or -(-outputs // columns)
         if shape in FEW:
             _, rows_of_block, tiles, warps, staged = shape[:5]

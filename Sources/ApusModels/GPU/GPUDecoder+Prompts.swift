@@ -143,7 +143,11 @@ extension GPUDecoder {
     ) throws {
         let layer = weights.layers[index]
         try norm(layer.attentionNorm, tokens: tokens)
-        try multiply(memory.normed, layer.projection, shape.width, shape.projected, tokens, into: memory.projected)
+        var first = 0
+        for weight in layer.projection {
+            try multiply(memory.normed, weight, tokens, into: memory.projected, column: first, of: shape.projected)
+            first += weight.rows
+        }
         var attended = memory.attended
         switch attention {
         case .grouped(let attention):
@@ -156,13 +160,11 @@ extension GPUDecoder {
             attended = try queueShared(
                 layer: index, rows: tokens, at: places,
                 queryUp: { weight, bias in
-                    try multiply(
-                        memory.queryLatents, weight, shape.latent?.queryRank ?? 0, shape.latentQueries, tokens,
-                        into: memory.latentQueries)
+                    try multiply(memory.queryLatents, weight, tokens, into: memory.latentQueries)
                     try addRowBias(bias, to: memory.latentQueries, shape.latentQueries, tokens)
                 }, attend: { try attend(index, plan) })
         }
-        try add(attended, layer.output, bias: layer.outputBias, shape.attended, tokens)
+        try add(attended, layer.output, bias: layer.outputBias, tokens)
     }
 
     /// Adds a bias, where there is one, to each bf16 row of a product.
@@ -177,13 +179,13 @@ extension GPUDecoder {
     private func feedForward(_ index: Int, tokens: Int) throws {
         let layer = weights.layers[index]
         try norm(layer.feedForwardNorm, tokens: tokens)
-        try multiply(memory.normed, layer.gateUp, shape.width, 2 * shape.inner, tokens, into: memory.gateUp)
+        try multiply(memory.normed, layer.gateUp, tokens, into: memory.gateUp)
         let count = tokens * shape.inner
         try kernels.swiglu.launch(
             grid: CUDAExtent(min((count / 8 + 255) / 256, 16 * stream.device.multiprocessorCount)), block: 256,
             on: stream, .buffer(memory.gateUp), .value(layer.gateUpBias?.address ?? 0), .buffer(memory.inner),
             .value(Int64(count)), .value(Int32(shape.inner)))
-        try add(memory.inner, layer.down, bias: layer.downBias, shape.inner, tokens)
+        try add(memory.inner, layer.down, bias: layer.downBias, tokens)
     }
 
     private func norm(_ weight: CUDABuffer, tokens: Int) throws {
@@ -192,22 +194,32 @@ extension GPUDecoder {
             to: CUDAArray(memory.normed.address, .bf16), rows: tokens, width: shape.width)
     }
 
+    /// A matrix in bf16: a quantised one is expanded into memory that the next one takes too.
+    private func expanded(_ weight: CUDAWeight) throws -> CUDAOperations.Matrix {
+        var address = weight.address
+        if weight.format.isQuantised {
+            address = memory.expanded.address
+            try kernels.quantised.expand(weight, to: address, on: stream)
+        }
+        return CUDAOperations.Matrix(
+            CUDAArray(address, .bf16), rows: weight.rows, columns: weight.width, isTransposed: true)
+    }
+
+    /// Products of rows, to columns from `column` on of rows of `width` (none: of as many as there are).
     private func multiply(
-        _ x: CUDABuffer, _ weight: CUDABuffer, _ width: Int, _ outputs: Int, _ tokens: Int, into out: CUDABuffer
+        _ x: CUDABuffer, _ weight: CUDAWeight, _ tokens: Int, into out: CUDABuffer, column: Int = 0,
+        of width: Int? = nil
     ) throws {
         try operations.multiply(
-            .init(CUDAArray(x.address, .bf16), rows: tokens, columns: width),
-            .init(CUDAArray(weight.address, .bf16), rows: outputs, columns: width, isTransposed: true),
-            into: .init(CUDAArray(out.address, .bf16), rows: tokens, columns: outputs))
+            .init(CUDAArray(x.address, .bf16), rows: tokens, columns: weight.width), expanded(weight),
+            into: .init(
+                CUDAArray(out.address, .bf16).advanced(by: column), rows: tokens, columns: weight.rows, stride: width))
     }
 
     /// Adds a product to the residual stream.
-    private func add(
-        _ x: CUDABuffer, _ weight: CUDABuffer, bias: CUDABuffer?, _ width: Int, _ tokens: Int
-    ) throws {
+    private func add(_ x: CUDABuffer, _ weight: CUDAWeight, bias: CUDABuffer?, _ tokens: Int) throws {
         try operations.multiply(
-            .init(CUDAArray(x.address, .bf16), rows: tokens, columns: width),
-            .init(CUDAArray(weight.address, .bf16), rows: shape.width, columns: width, isTransposed: true),
+            .init(CUDAArray(x.address, .bf16), rows: tokens, columns: weight.width), expanded(weight),
             into: .init(CUDAArray(memory.residual.address, .f32), rows: tokens, columns: shape.width),
             accumulate: true)
         guard let bias else { return }

@@ -15,7 +15,7 @@ extension GPUDecoder {
     ///   - attend: queues attention from ``GPUDecoderMemory/queries`` to ``GPUDecoderMemory/attended``.
     func queueShared(
         layer index: Int, rows: Int, at places: GPUGroupedAttention.Places,
-        queryUp: (_ weight: CUDABuffer, _ bias: CUDABuffer?) throws -> Void, attend: () throws -> Void
+        queryUp: (_ weight: CUDAWeight, _ bias: CUDABuffer?) throws -> Void, attend: () throws -> Void
     ) throws -> CUDABuffer {
         guard case .shared(let append) = attention else {
             preconditionFailure("grouped attention has its own launches")
@@ -42,7 +42,7 @@ extension GPUDecoder {
         }
         if let up = latent.queryUp {
             if let split = products.splitQueries {
-                try multiply(split, up, latent.queryUpBias)
+                try multiply(split, up.buffer, latent.queryUpBias)
             } else {
                 try queryUp(up, latent.queryUpBias)
             }

@@ -97,30 +97,28 @@ extension GPUDecoder {
     /// The products of a step.
     private func products(rows: Int) -> [CUDARowProduct] {
         let parts = squareParts(rows: rows)
-        return [
-            product(shape.width, shape.projected, rows, .store, parts: parts),
-            product(shape.attended, shape.width, rows, .add),
-            product(shape.width, 2 * shape.inner, rows, .swiglu, parts: parts),
-            product(shape.inner, shape.width, rows, .add),
-            product(shape.width, shape.vocabulary, rows, .choose, parts: parts),
-        ] + (queryProduct(rows: rows).map { [$0] } ?? [])
+        var products: Set = [product(weights.head, rows, .choose, parts: parts)]
+        for layer in weights.layers {
+            for weight in layer.projection { products.insert(product(weight, rows, .store, parts: parts)) }
+            products.insert(product(layer.gateUp, rows, .swiglu, parts: parts))
+            for weight in [layer.output, layer.down] { products.insert(product(weight, rows, .add)) }
+            if hasQueryProduct, let up = layer.latent?.queryUp { products.insert(product(up, rows, .store)) }
+        }
+        return Array(products)
     }
 
     /// Parts in which the sums of squares of a step's rows are kept.
-    func squareParts(rows: Int) -> Int { product(shape.inner, shape.width, rows, .add).squareParts }
+    func squareParts(rows: Int) -> Int { product(weights.layers[0].down, rows, .add).squareParts }
 
-    /// The product of the one query latent with the projection to queries, where there is one.
-    private func queryProduct(rows: Int) -> CUDARowProduct? {
-        guard case .latents(1, let rank) = shape.queries else { return nil }
-        return product(rank, shape.latentQueries, rows, .store)
-    }
+    /// Whether one query latent meets its projection to queries in a product of its own.
+    private var hasQueryProduct: Bool { if case .latents(1, _) = shape.queries { true } else { false } }
 
     private func product(
-        _ width: Int, _ outputs: Int, _ rows: Int, _ epilogue: CUDARowProduct.Epilogue, parts: Int = 0
+        _ weight: CUDAWeight, _ rows: Int, _ epilogue: CUDARowProduct.Epilogue, parts: Int = 0
     ) -> CUDARowProduct {
         CUDARowProduct(
-            width: width, outputs: outputs, rows: rows, epilogue: epilogue, inputParts: parts,
-            multiprocessors: stream.device.multiprocessorCount)
+            width: weight.width, outputs: weight.rows, rows: rows, epilogue: epilogue, inputParts: parts,
+            format: weight.format, multiprocessors: stream.device.multiprocessorCount)
     }
 
     private func multiply(_ product: CUDARowProduct, _ operands: CUDARowProduct.Operands) throws {
@@ -155,9 +153,11 @@ extension GPUDecoder {
 
     /// The tokens' embeddings into the residual stream, and the first layer's norm begun.
     func embed(tokens: UInt64, rows: Int, squareParts: Int = 1) throws {
-        try kernels.embed.launch(
+        let table = weights.embedding
+        let kernel = table.format.isQuantised ? try kernels.quantised.embedding(table.format) : kernels.embed
+        try kernel.launch(
             grid: CUDAExtent(rows), block: 256, attributes: [.overlapsPredecessor], on: stream, .value(tokens),
-            .buffer(weights.embedding), .value(Float(configuration.embeddingScale)),
+            .buffer(table.buffer), .value(Float(configuration.embeddingScale)),
             .buffer(weights.layers[0].attentionNorm), .buffer(memory.residual), .buffer(memory.normed),
             .buffer(memory.squares), .value(Int32(squareParts)), .value(Int32(shape.width)),
             .value(Int32(shape.vocabulary)))
@@ -167,25 +167,29 @@ extension GPUDecoder {
         _ index: Int, rows: Int, squareParts: Int, lengths: UInt64, isSplit: Bool
     ) throws {
         let layer = weights.layers[index]
-        var operands = CUDARowProduct.Operands(
-            x: memory.normed.address, weight: layer.projection.address, rows: rows)
-        operands.bias = layer.projectionBias?.address ?? 0
-        operands.squares = memory.squares.address
-        operands.epsilon = Float(configuration.normEpsilon)
-        operands.out = memory.projected.address
-        try multiply(product(shape.width, shape.projected, rows, .store, parts: squareParts), operands)
+        var first = 0
+        for weight in layer.projection {
+            var operands = CUDARowProduct.Operands(x: memory.normed.address, weight: weight.address, rows: rows)
+            operands.bias = layer.projectionBias.map { $0.address + UInt64(first * 4) } ?? 0
+            operands.squares = memory.squares.address
+            operands.epsilon = Float(configuration.normEpsilon)
+            operands.out = memory.projected.address + UInt64(first * 2)
+            operands.stride = Int32(shape.projected)
+            try multiply(product(weight, rows, .store, parts: squareParts), operands)
+            first += weight.rows
+        }
 
         let pages = pages(layer: index)
         guard case .grouped(let attention) = attention else {
             let attended = try queueShared(
                 layer: index, rows: rows, at: .lengths(lengths),
                 queryUp: { weight, bias in
-                    guard let product = queryProduct(rows: rows) else { return }
+                    guard hasQueryProduct else { return }
                     var operands = CUDARowProduct.Operands(
                         x: memory.queryLatents.address, weight: weight.address, rows: rows)
                     operands.bias = bias?.address ?? 0
                     operands.out = memory.latentQueries.address
-                    try multiply(product, operands)
+                    try multiply(product(weight, rows, .store), operands)
                 },
                 attend: { try splitAttention.run(attentionLayer(pages), overlapping: true, on: stream) })
             return try addAttended(attended, layer, rows: rows)
@@ -206,8 +210,7 @@ extension GPUDecoder {
 
     private func addAttended(_ attended: CUDABuffer, _ layer: GPUDecoderWeights.Layer, rows: Int) throws {
         try add(
-            attended.address, layer.output, bias: layer.outputBias, width: shape.attended, rows: rows,
-            nextNorm: layer.feedForwardNorm)
+            attended.address, layer.output, bias: layer.outputBias, rows: rows, nextNorm: layer.feedForwardNorm)
     }
 
     private func queueFeedForward(_ index: Int, rows: Int, squareParts: Int) throws {
@@ -217,15 +220,14 @@ extension GPUDecoder {
         operands.squares = memory.squares.address
         operands.epsilon = Float(configuration.normEpsilon)
         operands.out = memory.inner.address
-        try multiply(product(shape.width, 2 * shape.inner, rows, .swiglu, parts: squareParts), operands)
+        try multiply(product(layer.gateUp, rows, .swiglu, parts: squareParts), operands)
         let next = index + 1 < shape.layers ? weights.layers[index + 1].attentionNorm : weights.finalNorm
-        try add(
-            memory.inner.address, layer.down, bias: layer.downBias, width: shape.inner, rows: rows, nextNorm: next)
+        try add(memory.inner.address, layer.down, bias: layer.downBias, rows: rows, nextNorm: next)
     }
 
     /// Adds a product to the residual stream, and begins the next norm.
     private func add(
-        _ x: UInt64, _ weight: CUDABuffer, bias: CUDABuffer?, width: Int, rows: Int, nextNorm: CUDABuffer
+        _ x: UInt64, _ weight: CUDAWeight, bias: CUDABuffer?, rows: Int, nextNorm: CUDABuffer
     ) throws {
         var operands = CUDARowProduct.Operands(x: x, weight: weight.address, rows: rows)
         operands.bias = bias?.address ?? 0
@@ -233,14 +235,14 @@ extension GPUDecoder {
         operands.out = memory.normed.address
         operands.nextWeight = nextNorm.address
         operands.nextSquares = memory.squares.address
-        try multiply(product(width, shape.width, rows, .add), operands)
+        try multiply(product(weight, rows, .add), operands)
     }
 
     /// The head's products of `rows` normed rows, and the tokens chosen of them, into the state.
     func choose(
         rows: Int, x: UInt64, squares: UInt64, lengths: UInt64, givesLogits: Bool
     ) throws {
-        let head = product(shape.width, shape.vocabulary, rows, .choose, parts: squareParts(rows: rows))
+        let head = product(weights.head, rows, .choose, parts: squareParts(rows: rows))
         precondition(head.candidates <= GPUDecoderMemory.candidates, "\(head.candidates) candidates a row")
         var operands = CUDARowProduct.Operands(x: x, weight: weights.head.address, rows: rows)
         operands.squares = squares

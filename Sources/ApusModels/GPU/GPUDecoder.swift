@@ -3,7 +3,8 @@ import ApusSynchronization
 import ApusTensor
 
 /// A decoder on a Hopper GPU, for models with grouped (MHA, GQA, MQA), tied (GTA) or latent attention (MLA, GLA), RMSNorm and
-/// SwiGLU: weights in bf16, sums and the residual stream in float32, a paged cache in bf16.
+/// SwiGLU: weights in bf16 or in the blocks of GGUF's quantised types, sums and the residual stream in float32, a paged cache in
+/// bf16.
 ///
 /// The state of a step (tokens, lengths, page tables) is in the GPU's memory, and so is the choice of the next token: steps
 /// are recorded as a CUDA graph for each number of sequences and follow each other without the host. The caller owns the
@@ -158,7 +159,8 @@ public final class GPUDecoder: Sendable {
             try configuration.slidingRotary.map {
                 try GPURotaryTable($0.embedding, count: limits.tokens + 1, stream: stream)
             } ?? rotary
-        let memory = try GPUDecoderMemory(shape, limits: limits, stream: stream)
+        let memory = try GPUDecoderMemory(
+            shape, limits: limits, expandedBytes: self.weights.expandedBytes, stream: stream)
         self.memory = memory
         try stream.synchronize()
 
@@ -207,12 +209,15 @@ public final class GPUDecoder: Sendable {
     }
 
     /// A decoder of a shape with random weights, to measure.
+    /// - Parameter weights: the type of matrices whose rows are whole blocks of it, one that GGUF packs or bf16.
     public convenience init(
-        random configuration: DecoderConfiguration, seed: UInt64 = 1, limits: Limits, device: CUDADevice
+        random configuration: DecoderConfiguration, seed: UInt64 = 1, weights: DType = .bf16, limits: Limits,
+        device: CUDADevice
     ) throws {
         let stream = try CUDAStream(device: device)
         try self.init(configuration, limits: limits, stream: stream) { _ in
-            try GPUDecoderWeights(random: configuration, seed: seed, stream: stream)
+            try GPUDecoderWeights(
+                random: configuration, seed: seed, format: CUDAWeightFormat(weights), stream: stream)
         }
     }
 
@@ -247,6 +252,9 @@ public final class GPUDecoder: Sendable {
             (batch.lengths, batch.rooms) = ([], [])
         }
     }
+
+    /// Bytes of the weights that a step reads.
+    public var stepWeightBytes: Int { weights.stepBytes }
 
     /// The first page of a layer.
     func cacheAddress(layer: Int) -> UInt64 {

@@ -22,6 +22,8 @@ final class GPUDecoderMemory: Sendable {
     let queryLatents: CUDABuffer, latentQueries: CUDABuffer, headValues: CUDABuffer
     /// Of a chunk: gate and up by turns.
     let gateUp: CUDABuffer
+    /// A quantised matrix in bf16, while a chunk is multiplied with it.
+    let expanded: CUDABuffer
     /// The last rows of prompts, as the head reads them.
     let lastRows: CUDABuffer, lastSquares: CUDABuffer
     /// The head's candidates.
@@ -35,7 +37,8 @@ final class GPUDecoderMemory: Sendable {
     /// The most candidates of a row that blocks of the head leave.
     static let candidates = 1024
 
-    init(_ shape: GPUDecoderShape, limits: GPUDecoder.Limits, stream: CUDAStream) throws {
+    /// - Parameter expandedBytes: of the largest matrix that is expanded.
+    init(_ shape: GPUDecoderShape, limits: GPUDecoder.Limits, expandedBytes: Int, stream: CUDAStream) throws {
         sequences = limits.sequences
         pageStride = (limits.tokens + GPUDecoder.pageSize - 1) / GPUDecoder.pageSize
         vocabulary = shape.vocabulary
@@ -62,6 +65,7 @@ final class GPUDecoderMemory: Sendable {
         headValues = try memory(shape.latent == nil ? 0 : rows, shape.attended * 2)
         logSumExp = try memory(rows, shape.heads * 4)
         gateUp = try memory(limits.chunk, 2 * shape.inner * 2)
+        expanded = try memory(1, expandedBytes)
         lastRows = try memory(most, shape.width * 2)
         lastSquares = try memory(most, (shape.width + 15) / 16 * 4)
         best = try memory(most, Self.candidates * 4)
@@ -118,10 +122,11 @@ final class GPUDecoderMemory: Sendable {
     }
 }
 
-/// The kernels of `decoder_step.cu`, found once: looking one up hashes its source.
+/// The kernels of `decoder_step.cu` and `quantised_weights.cu`, found once: looking one up hashes its source.
 struct GPUDecoderKernels: Sendable {
     let embed: CUDAKernel, pick: CUDAKernel, choose: CUDAKernel, rate: CUDAKernel, swiglu: CUDAKernel
     let addBias: CUDAKernel
+    let quantised: CUDAQuantisedKernels
 
     init(_ device: CUDADevice) throws {
         let module = try device.modules.module(for: KernelSources.source("decoder_step.cu"))
@@ -131,6 +136,7 @@ struct GPUDecoderKernels: Sendable {
         rate = try module.kernel("token_log_probabilities")
         swiglu = try module.kernel("swiglu_turns")
         addBias = try module.kernel("add_bias")
+        quantised = CUDAQuantisedKernels(device)
     }
 }
 

@@ -6,12 +6,12 @@ extension GPUDecoderWeights {
     struct Latent: Sendable {
         /// `[latent][width]` of the query latents, and their projections to queries, `[latent][output][width]`.
         let queryNorm: CUDABuffer?
-        let queryUp: CUDABuffer?
+        let queryUp: CUDAWeight?
         let queryUpBias: CUDABuffer?
         /// `[latent head][latent width]`.
         let norm: CUDABuffer
         /// Of each query head: up-projections of keys, transposed, `[latent width][content]`, and of values,
-        /// `[value][latent width]`.
+        /// `[value][latent width]`; in bf16.
         let keyUp: CUDABuffer
         let valueUp: CUDABuffer
         let valueBias: CUDABuffer?
@@ -20,8 +20,9 @@ extension GPUDecoderWeights {
 
 extension GPUDecoderWeights.Latent {
     /// A layer's weights of a checkpoint; nil without latents.
-    init?(_ loader: DecoderLoader, layer: Int, stream: CUDAStream) throws {
+    init?(_ loader: DecoderLoader, layer: Int, files: GPUWeightFiles) throws {
         guard case .latent(let widths) = loader.configuration.attention else { return nil }
+        let stream = files.stream
         func tensor(_ part: LayerTensor) throws -> Tensor { try loader.tensor(layer, part) }
         func floats(_ part: LayerTensor) throws -> [Float] { try tensor(part).float32().floats }
         func vectors(_ count: Int, _ part: (Int) -> LayerTensor) throws -> CUDABuffer {
@@ -36,10 +37,11 @@ extension GPUDecoderWeights.Latent {
             if widths.hasUpBias { biases += cut.valueBiases(try floats(.latentUpBias(latent))) }
         }
         let queries = widths.queryLatents
+        let ups = try (0..<queries).map { try tensor(.queryUp($0)) }
         self.init(
             queryNorm: queries > 0 ? try vectors(queries) { .queryLatentNorm($0) } : nil,
-            queryUp: queries > 0
-                ? try stream.upload((0..<queries).flatMap { try GPUDecoderWeights.bf16(tensor(.queryUp($0))) }) : nil,
+            // Several are a product for each head.
+            queryUp: queries > 0 ? try queries == 1 ? files.matrix(ups) : files.bf16(ups) : nil,
             queryUpBias: queries > 0 && widths.hasUpBias ? try vectors(queries) { .queryUpBias($0) } : nil,
             norm: try vectors(widths.latentHeads) { .latentNorm($0) }, keyUp: try stream.upload(keys),
             valueUp: try stream.upload(values), valueBias: widths.hasUpBias ? try stream.upload(biases) : nil)
@@ -48,17 +50,22 @@ extension GPUDecoderWeights.Latent {
     /// Weights in buffers that are made for them.
     init(
         _ latent: LatentConfiguration, _ shape: GPUDecoderShape,
-        matrix: (_ rows: Int, _ columns: Int) throws -> CUDABuffer,
+        queryUp: (_ rows: Int, _ columns: Int) throws -> CUDAWeight,
+        perHead: (_ rows: Int, _ columns: Int) throws -> CUDABuffer,
         vector: (_ count: Int, _ value: Float) throws -> CUDABuffer
     ) throws {
         let rank = latent.queryRank
         self.init(
             queryNorm: try rank.map { try vector($0, 1) },
-            queryUp: try rank.map { try matrix(shape.latentQueries, $0 / latent.queryLatents) },
+            queryUp: try rank.map { rank in
+                let (rows, columns) = (shape.latentQueries, rank / latent.queryLatents)
+                guard latent.queryLatents > 1 else { return try queryUp(rows, columns) }
+                return CUDAWeight(try perHead(rows, columns), .bf16, rows: rows, width: columns)
+            },
             queryUpBias: rank != nil && latent.hasUpBias ? try vector(shape.latentQueries, 0) : nil,
             norm: try vector(latent.latentHeads * latent.latentWidth, 1),
-            keyUp: try matrix(shape.heads * latent.latentWidth, latent.contentWidth),
-            valueUp: try matrix(shape.attended, latent.latentWidth),
+            keyUp: try perHead(shape.heads * latent.latentWidth, latent.contentWidth),
+            valueUp: try perHead(shape.attended, latent.latentWidth),
             valueBias: latent.hasUpBias ? try vector(shape.attended, 0) : nil)
     }
 }

@@ -1,38 +1,56 @@
 import ApusTensor
 
-/// A model's weights on a GPU: matrices in bf16 whatever the file has, norms and biases in float32.
+/// A model's weights on a GPU: matrices as ``CUDAWeightFormat`` has them, packed ones in the file's codes and scales and others
+/// in bf16; norms and biases in float32.
 final class GPUDecoderWeights: Sendable {
     struct Layer: Sendable {
-        /// `[query | key | value rows][hidden]`; where the key is kept once `[queries or query latents | states | key][hidden]`.
-        let projection: CUDABuffer
+        /// `[query | key | value rows][hidden]`; where the key is kept once `[queries or query latents | states | key][hidden]`:
+        /// one after the other, several where files have them in several formats.
+        let projection: [CUDAWeight]
         let projectionBias: CUDABuffer?
         /// `[hidden][heads]`.
-        let output: CUDABuffer
+        let output: CUDAWeight
         let outputBias: CUDABuffer?
         /// 8 rows of the gate, 8 of up, ...
-        let gateUp: CUDABuffer
+        let gateUp: CUDAWeight
         let gateUpBias: CUDABuffer?
-        let down: CUDABuffer
+        let down: CUDAWeight
         let downBias: CUDABuffer?
         let attentionNorm: CUDABuffer
         let feedForwardNorm: CUDABuffer
         let queryNorm: CUDABuffer?
         let keyNorm: CUDABuffer?
         var latent: Latent?
+
+        /// All matrices that products of whole rows read.
+        var matrices: [CUDAWeight] { projection + [output, gateUp, down] + (latent?.queryUp.map { [$0] } ?? []) }
     }
 
-    let embedding: CUDABuffer
+    let embedding: CUDAWeight
     /// The embedding where it is tied.
-    let head: CUDABuffer
+    let head: CUDAWeight
     /// With the model's factor on logits.
     let finalNorm: CUDABuffer
     let layers: [Layer]
 
-    private init(embedding: CUDABuffer, head: CUDABuffer, finalNorm: CUDABuffer, layers: [Layer]) {
+    private init(embedding: CUDAWeight, head: CUDAWeight, finalNorm: CUDABuffer, layers: [Layer]) {
         self.embedding = embedding
         self.head = head
         self.finalNorm = finalNorm
         self.layers = layers
+    }
+
+    /// Bytes of the largest matrix whose elements prompts have expanded to bf16; 0 where none is quantised.
+    var expandedBytes: Int {
+        layers.flatMap(\.matrices).filter(\.format.isQuantised).map { $0.rows * $0.width * 2 }.max() ?? 0
+    }
+
+    /// Bytes of the matrices that a step reads.
+    var stepBytes: Int {
+        layers.reduce(head.byteCount) { bytes, layer in
+            layer.matrices.reduce(bytes) { $0 + $1.byteCount }
+                + (layer.latent.map { $0.keyUp.byteCount + $0.valueUp.byteCount } ?? 0)
+        }
     }
 }
 
@@ -51,35 +69,34 @@ extension GPUDecoderWeights {
             let values = try loader.tensor(role).float32().floats
             return try stream.upload(factor == 1 ? values : values.map { $0 * Float(factor) })
         }
-        func matrix(_ parts: [Tensor]) throws -> CUDABuffer { try stream.upload(parts.flatMap { try Self.bf16($0) }) }
-        let embedding = try matrix([loader.tensor(.tokenEmbedding)])
+        let files = GPUWeightFiles(stream: stream)
+        let embedding = try files.matrix([loader.tensor(.tokenEmbedding)])
         var layers: [Layer] = []
         for index in 0..<model.layerCount {
             func tensor(_ part: LayerTensor) throws -> Tensor { try loader.tensor(index, part) }
             func vector(_ part: LayerTensor) throws -> CUDABuffer { try floats(.layer(index, part)) }
             let (projections, bias) = try loader.firstProjections(index)
-            let gateUp = try Self.byTurns(Self.bf16(tensor(.gate)), Self.bf16(tensor(.up)), rows: 8 * model.hiddenSize)
             layers.append(
                 Layer(
-                    projection: try matrix(projections),
+                    projection: try files.matrices(projections),
                     projectionBias: try bias.map { try stream.upload($0) },
-                    output: try matrix([tensor(.output)]),
+                    output: try files.matrix([tensor(.output)]),
                     outputBias: model.attentionOutputBias ? try vector(.outputBias) : nil,
-                    gateUp: try stream.upload(gateUp),
+                    gateUp: try files.byTurns(tensor(.gate), tensor(.up)),
                     gateUpBias: model.feedForwardBias
                         ? try stream.upload(
                             Self.byTurns(
                                 tensor(.gateBias).float32().floats, tensor(.upBias).float32().floats, rows: 8)) : nil,
-                    down: try matrix([tensor(.down)]),
+                    down: try files.matrix([tensor(.down)]),
                     downBias: model.feedForwardBias ? try vector(.downBias) : nil,
                     attentionNorm: try vector(.attentionNorm), feedForwardNorm: try vector(.feedForwardNorm),
                     queryNorm: model.queryKeyNorm ? try vector(.queryNorm) : nil,
                     keyNorm: model.queryKeyNorm ? try vector(.keyNorm) : nil,
-                    latent: try Latent(loader, layer: index, stream: stream)))
+                    latent: try Latent(loader, layer: index, files: files)))
             progress(Double(index + 1) / Double(model.layerCount))
         }
         self.init(
-            embedding: embedding, head: model.tiesEmbeddings ? embedding : try matrix([loader.tensor(.head)]),
+            embedding: embedding, head: model.tiesEmbeddings ? embedding : try files.matrix([loader.tensor(.head)]),
             finalNorm: try floats(.finalNorm, factor: model.logitScale), layers: layers)
     }
 
@@ -107,42 +124,59 @@ extension GPUDecoderWeights {
 
 extension GPUDecoderWeights {
     /// Random weights: matrices uniform with a deviation of about 0.02, norms 1, biases 0.
-    convenience init(random model: DecoderConfiguration, seed: UInt64, stream: CUDAStream) throws {
+    /// - Parameter format: of matrices whose rows are whole blocks of it; others are bf16.
+    convenience init(
+        random model: DecoderConfiguration, seed: UInt64, format: CUDAWeightFormat = .bf16, stream: CUDAStream
+    ) throws {
         let fill = try stream.device.modules.kernel("fill_uniform", in: KernelSources.source("decoder_step.cu"))
+        let quantised = CUDAQuantisedKernels(stream.device)
         var drawn = seed
-        try self.init(model) { rows, columns in
-            let buffer = try CUDABuffer(byteCount: rows * columns * 2, stream: stream)
+        try self.init(model, format: format) { rows, columns, format in
+            let buffer = try CUDABuffer(byteCount: format.byteCount(rows: rows, width: columns), stream: stream)
+            let weight = CUDAWeight(buffer, format, rows: rows, width: columns)
             drawn = drawn &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
-            try fill.launch(
-                grid: 1024, block: 256, on: stream, .buffer(buffer), .value(Int64(rows * columns)), .value(drawn),
-                .value(Float(0.035)))
-            return buffer
+            if format.isQuantised {
+                try quantised.fill(weight, seed: drawn, on: stream)
+            } else {
+                try fill.launch(
+                    grid: 1024, block: 256, on: stream, .buffer(buffer), .value(Int64(rows * columns)), .value(drawn),
+                    .value(Float(0.035)))
+            }
+            return weight
         } vector: { count, value in
             try stream.upload([Float](repeating: value, count: count))
         }
     }
 
-    /// Memory for the weights of a model.
+    /// Memory for the weights of a model, in bf16.
     convenience init(uninitialized model: DecoderConfiguration, stream: CUDAStream) throws {
-        try self.init(model) { rows, columns in
-            try CUDABuffer(byteCount: rows * columns * 2, stream: stream)
+        try self.init(model, format: .bf16) { rows, columns, format in
+            let buffer = try CUDABuffer(byteCount: format.byteCount(rows: rows, width: columns), stream: stream)
+            return CUDAWeight(buffer, format, rows: rows, width: columns)
         } vector: { count, _ in
             try CUDABuffer(byteCount: count * 4, stream: stream)
         }
     }
 
     /// Weights in buffers that are made for them.
-    /// - Parameter vector: makes float32 vectors of a length; the value is what changes nothing.
+    /// - Parameters:
+    ///   - format: asked for where rows are whole blocks of it.
+    ///   - make: makes a matrix.
+    ///   - vector: makes float32 vectors of a length; the value is what changes nothing.
     private convenience init(
-        _ model: DecoderConfiguration, matrix: (_ rows: Int, _ columns: Int) throws -> CUDABuffer,
+        _ model: DecoderConfiguration, format: CUDAWeightFormat,
+        make: (_ rows: Int, _ columns: Int, _ format: CUDAWeightFormat) throws -> CUDAWeight,
         vector: (_ count: Int, _ value: Float) throws -> CUDABuffer
     ) throws {
         let shape = try GPUDecoderShape(model)
+        func matrix(_ rows: Int, _ columns: Int) throws -> CUDAWeight {
+            try make(rows, columns, columns % format.dtype.blockSize == 0 ? format : .bf16)
+        }
         func bias(_ isThere: Bool, _ count: Int) throws -> CUDABuffer? { isThere ? try vector(count, 0) : nil }
         let embedding = try matrix(shape.vocabulary, shape.width)
         let layers = try (0..<shape.layers).map { _ in
             Layer(
-                projection: try matrix(shape.projected, shape.width),
+                projection: [try matrix(shape.projected, shape.width)],
                 projectionBias: try bias(model.hasFirstBias, shape.projected),
                 output: try matrix(shape.width, shape.attended),
                 outputBias: try bias(model.attentionOutputBias, shape.width),
@@ -152,7 +186,9 @@ extension GPUDecoderWeights {
                 attentionNorm: try vector(shape.width, 1), feedForwardNorm: try vector(shape.width, 1),
                 queryNorm: model.queryKeyNorm ? try vector(shape.headWidth, 1) : nil,
                 keyNorm: model.queryKeyNorm ? try vector(shape.headWidth, 1) : nil,
-                latent: try shape.latent.map { try Latent($0, shape, matrix: matrix, vector: vector) })
+                latent: try shape.latent.map {
+                    try Latent($0, shape, queryUp: matrix, perHead: { try make($0, $1, .bf16).buffer }, vector: vector)
+                })
         }
         self.init(
             embedding: embedding,
@@ -191,16 +227,16 @@ extension GPUDecoderWeights {
                 place += UInt64(shape.count * 4)
             }
         }
-        try matrices([.tokenEmbedding], to: embedding)
-        if !configuration.tiesEmbeddings { try matrices([.head], to: head) }
+        try matrices([.tokenEmbedding], to: embedding.buffer)
+        if !configuration.tiesEmbeddings { try matrices([.head], to: head.buffer) }
         try vectors([.finalNorm], to: finalNorm)
         // Of gate and up 8 rows are a row here.
         let turn = 8 * configuration.hiddenSize
         for (index, layer) in layers.enumerated() {
             func role(_ part: LayerTensor) -> TensorRole { .layer(index, part) }
-            try matrices([role(.query), role(.key), role(.value)], to: layer.projection)
+            try matrices([role(.query), role(.key), role(.value)], to: layer.projection[0].buffer)
             try vectors([role(.queryBias), role(.keyBias), role(.valueBias)], to: layer.projectionBias)
-            try matrices([role(.output)], to: layer.output)
+            try matrices([role(.output)], to: layer.output.buffer)
             try vectors([role(.outputBias)], to: layer.outputBias)
             for (place, part) in [LayerTensor.gate, .up].enumerated() {
                 try operations.copyRows(
@@ -208,7 +244,7 @@ extension GPUDecoderWeights {
                     to: CUDAArray(layer.gateUp.address, .bf16).advanced(by: place * turn), stride: 2 * turn,
                     rows: configuration.feedForwardWidth / 8, columns: turn)
             }
-            try matrices([role(.down)], to: layer.down)
+            try matrices([role(.down)], to: layer.down.buffer)
             try vectors([role(.attentionNorm)], to: layer.attentionNorm)
             try vectors([role(.feedForwardNorm)], to: layer.feedForwardNorm)
             try vectors([role(.queryNorm)], to: layer.queryNorm)

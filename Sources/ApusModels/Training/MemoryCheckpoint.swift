@@ -27,7 +27,11 @@ public struct MemoryCheckpoint: Checkpoint {
     }
 
     /// A model with random weights that bf16 represents, norms and biases too: to hold one way of computing against another.
-    init(random configuration: DecoderConfiguration, seed: UInt64, name: String) throws {
+    /// - Parameter type: of a matrix, where its rows are whole blocks of it; bf16 or one that GGUF packs.
+    init(
+        random configuration: DecoderConfiguration, seed: UInt64, name: String,
+        type: (TensorRole) -> DType = { _ in .bf16 }
+    ) throws {
         self.name = name
         self.configuration = configuration
         let names = TensorNames.huggingFace(configuration)
@@ -38,11 +42,36 @@ public struct MemoryCheckpoint: Checkpoint {
             let isMatrix = shape.rank > 1
             let deviation = isMatrix ? 1 / Float(shape[-1]).squareRoot() : 0.3
             let mean: Float = role.isNormWeight ? 1 : 0
-            var normal = NormalNumbers(seed: seed, stream: names.name(of: role))
+            let name = names.name(of: role)
+            let type = isMatrix && shape[-1] % type(role).blockSize == 0 ? type(role) : .bf16
+            guard type != .q6_K else {
+                tensors[name] = Self.randomQ6K(shape, deviation: deviation, seed: seed)
+                continue
+            }
+            var normal = NormalNumbers(seed: seed, stream: name)
             let values = Tensor((0..<shape.count).map { _ in mean + deviation * normal.next() }, shape: shape)
-            tensors[names.name(of: role)] = try values.encoded(as: .bf16, backend: CPUBackend.shared)
+            tensors[name] = try values.encoded(as: type, backend: CPUBackend.shared)
         }
         self.tensors = tensors
+    }
+
+    /// Random codes and scales, for which there is no encoder.
+    private static func randomQ6K(_ shape: Shape, deviation: Float, seed: UInt64) -> Tensor {
+        let tensor = Tensor(uninitialized: shape, dtype: .q6_K)
+        // Codes deviate by 18.5, scales of 16 elements by 74.
+        let scale = Tensor([deviation / (18.5 * 74)], shape: [1])
+        guard let half = try? scale.encoded(as: .f16, backend: CPUBackend.shared) else {
+            preconditionFailure("float16 has an encoder")
+        }
+        let bits = half.withElements(of: UInt16.self) { $0[0] }
+        var random = SplitMix(state: seed &+ UInt64(shape.count))
+        for start in stride(from: 0, to: tensor.byteCount, by: DType.q6_K.bytesPerBlock) {
+            let block = tensor.rawPointer + start
+            for byte in 0..<208 { block.storeBytes(of: UInt8(truncatingIfNeeded: random.next()), toByteOffset: byte, as: UInt8.self) }
+            block.storeBytes(of: UInt8(bits & 255), toByteOffset: 208, as: UInt8.self)
+            block.storeBytes(of: UInt8(bits >> 8), toByteOffset: 209, as: UInt8.self)
+        }
+        return tensor
     }
 
     /// None.

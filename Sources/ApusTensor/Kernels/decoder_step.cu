@@ -2,37 +2,10 @@
 // log-probabilities, SwiGLU of gate and up that lie by turns.
 //
 // Floor: a launch's latency; for many rows, what is read and written once over the bandwidth.
-#include "rows.cuh"
+#include "residual_rows.cuh"
 
-#define THREADS 256
-#define N 4
-
-// A row of the residual stream as the products of row_products.cu and tall_products.cu read it: times the norm's weight, and
-// its sum of squares, as the first of `parts`.
-template <typename Source>
-__device__ __forceinline__ void begin_row(
-    const Source *source, float scale, bool exists, const float *weight, float *residual, bf16_bits *y, float *squares, int parts,
-    int width
-) {
-    __shared__ float warps[THREADS / 32];
-    const bool wide = width % N == 0 && aligned(source) && aligned(weight) && aligned(residual) && aligned(y);
-    float total = 0.0f;
-    for (int i = threadIdx.x * N; i < width; i += THREADS * N) {
-        float values[N], weights[N];
-        load(source, i, width, wide, values);
-        load(weight, i, width, wide, weights);
-#pragma unroll
-        for (int j = 0; j < N; ++j) {
-            values[j] = exists ? values[j] * scale : __int_as_float(0x7fffffff);
-            total += values[j] * values[j];
-            weights[j] *= values[j];
-        }
-        if (residual != nullptr) store(residual, i, width, wide, values);
-        store(y, i, width, wide, weights);
-    }
-    total = group_sum<THREADS>(total, warps);
-    for (int i = threadIdx.x; i < parts; i += THREADS) squares[i] = i == 0 ? total : 0.0f;
-}
+#define THREADS RESIDUAL_THREADS
+#define N RESIDUAL_N
 
 // The embeddings of tokens, one block a row; a token outside of the table becomes NaN.
 extern "C" __global__ void __launch_bounds__(THREADS) embed_rows(
@@ -55,7 +28,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) pick_rows(
     grid_wait();
     grid_launch_dependents();
     const long long row = blockIdx.x;
-    begin_row<float>(
+    begin_row(
         residual + (long long)rows[row] * width, 1.0f, true, weight, nullptr, y + row * width,
         squares + row * parts, parts, width);
 }

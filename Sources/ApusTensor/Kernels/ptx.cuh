@@ -359,6 +359,20 @@ __device__ __forceinline__ u32 multiply_bf16(u32 a, u32 b) {
     return product;
 }
 
+// Differences of two bf16 each.
+__device__ __forceinline__ u32 subtract_bf16(u32 a, u32 b) {
+    u32 difference;
+    asm("sub.rn.bf16x2 %0, %1, %2;" : "=r"(difference) : "r"(a), "r"(b));
+    return difference;
+}
+
+// IEEE half precision.
+__device__ __forceinline__ float half_to_float(unsigned short bits) {
+    float x;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(bits));
+    return x;
+}
+
 // Two of the four bytes to two halves, each byte's highest bit replicated above it: FIRST to the low half.
 template <int FIRST, int SECOND>
 __device__ __forceinline__ u32 spread_bytes(u32 bytes) {

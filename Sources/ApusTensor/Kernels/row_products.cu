@@ -8,6 +8,9 @@
 // Warps share out k in units of 64 elements; their sums meet in shared memory. What does not depend on the kernel before, the
 // first weights, is asked for before it has finished.
 //
+// Codes of a quantised weight become bf16 in registers, which represents them exactly; the sums over a block of 32 elements get
+// its scale, in float32. Where there is a minimum, it is added times the sum of x, which is a product with ones.
+//
 // Set at compile time: WIDTH (elements of a row, a multiple of 8), ROWS of x in a block (8, 16, 32 or 64), TILES of 16 weight
 // rows in a block at a time, WARPS, and
 //   NORM      x is a row of the residual stream times the norm's weight; its products get 1 / sqrt(mean square + epsilon);
@@ -17,76 +20,213 @@
 //             SWIGLU: weight rows come as 8 of the gate, 8 of up, ...; out = silu(gate) up
 //             CHOOSE: the largest product of each row and its index, with Gumbel noise where a row has a temperature
 //   ROUND     units of a warp whose x is in shared memory at a time; 0: x stays in registers
+//   REPEATS   blocks go on to further tiles (with CHOOSE they do)
+//   RESIDENT  blocks that a multiprocessor has registers for
 //
 // Floor: the weights once over the bandwidth. In practice the latencies of a launch, of x and of the sums.
 #include "row_products.cuh"
+
+#ifndef REPEATS
+#define REPEATS (EPILOGUE == CHOOSE)
+#endif
+#ifndef RESIDENT
+#define RESIDENT 1
+#endif
 
 #define THREADS (32 * WARPS)
 #define UNIT 64
 #define UNITS ((WIDTH + UNIT - 1) / UNIT)
 #define OWN ((UNITS + WARPS - 1) / WARPS)  // units of a warp: its number, and every WARPS-th from there
 #define GROUPS (ROWS / 8)
-#define DEPTH (OWN < 4 / TILES ? OWN : TILES < 4 ? 4 / TILES : 1)  // units whose weights are on their way
-#define FRAGMENTS ((TILES * GROUPS + WARPS - 1) / WARPS)           // 16 weight rows x 8 rows of x that a warp finishes
-#define STAGE_BYTES (ROUND * ROWS * 128)                           // of a warp
-#define REPEATS (EPILOGUE == CHOOSE)                               // blocks go on to further tiles
-#define SUMS_OFFSET (REPEATS ? WARPS * STAGE_BYTES : 0)            // elsewhere the sums take the place of x
+#if FORMAT == BF16
+#define AT_ONCE 4  // units of a tile whose weights are on their way
+#else
+#define AT_ONCE (CODE_BITS == 8 ? 4 : HAS_MINIMUM ? 6 : 8)
+#endif
+#define FRAGMENTS ((TILES * GROUPS + WARPS - 1) / WARPS)  // 16 weight rows x 8 rows of x that a warp finishes
+#define IN_ROUNDS (ROUND > 0 && ROUND < OWN)              // x comes again for each tile
+#define BUFFERS (FORMAT != BF16 && IN_ROUNDS ? 2 : 1)
+#define ROUNDS (ROUND > 0 ? (OWN + ROUND - 1) / ROUND : 1)
+#define BUFFER_BYTES (ROUND * ROWS * 128)
+#define STAGE_BYTES (BUFFERS * BUFFER_BYTES)               // of a warp
+#define SUMS_OFFSET (REPEATS ? WARPS * STAGE_BYTES : 0)    // elsewhere the sums take the place of x
 
 static_assert(WIDTH % 8 == 0 && ROWS % 8 == 0 && (TILES == 1 || TILES == 2 || TILES == 4), "shapes of these products");
 
 extern __shared__ __align__(128) unsigned char memory[];
 
-__device__ __forceinline__ void load_weights(uint4 (&w)[TILES][4], const RowProduct &p, int block, int unit, int lane) {
+// Units whose weights are on their way: of quantised weights so many that a tile's units are a multiple of them, where that does
+// not make them much fewer. Then the next tile's take the places of those that have been multiplied.
+constexpr int depth(int own, int most, bool divides) {
+    if (own <= most) return own;
+    for (int count = most; divides && count > most / 2; --count)
+        if (own % count == 0) return count;
+    return most;
+}
+
+constexpr int DEPTH = depth(OWN, TILES < AT_ONCE ? AT_ONCE / TILES : 1, FORMAT != BF16);
+constexpr bool FOLLOWS = FORMAT != BF16 && REPEATS && OWN % DEPTH == 0;
+
+#if FORMAT == BF16
+struct WeightUnit {
+    uint4 words[4];
+};
+
+__device__ __forceinline__ void load_weights(
+    WeightUnit (&w)[TILES], const RowProduct &p, const unsigned char *weight, int block, int unit, int lane
+) {
 #pragma unroll
     for (int i = 0; i < TILES; ++i) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
             const int row = min((block * TILES + i) * 16 + half * 8 + lane / 4, p.outputs - 1);
-            const bf16_bits *source = p.weight + (long long)row * WIDTH;
+            const bf16_bits *source = reinterpret_cast<const bf16_bits *>(weight) + (long long)row * WIDTH;
 #pragma unroll
             for (int part = 0; part < 2; ++part) {
                 const int k = unit * UNIT + part * 32 + lane % 4 * 8;
-                w[i][2 * half + part] =
+                w[i].words[2 * half + part] =
                     k < WIDTH ? *reinterpret_cast<const uint4 *>(source + k) : make_uint4(0, 0, 0, 0);
             }
         }
     }
 }
+#else
+typedef QuantisedUnit WeightUnit;
+
+__device__ __forceinline__ void load_weights(
+    WeightUnit (&w)[TILES], const RowProduct &p, const unsigned char *weight, int block, int unit, int lane
+) {
+#pragma unroll
+    for (int i = 0; i < TILES; ++i) {
+        const int tile = min(block * TILES + i, (p.outputs - 1) / 16);
+        w[i] = load_unit(weight + tile * tile_bytes(UNITS), unit, lane);
+    }
+}
+#endif
 
 // Where 16 bytes of a row of a unit lie: lanes that read 8 rows together meet all banks.
 __device__ __forceinline__ u32 stage_place(int unit, int row, int chunk) {
     return unit * (ROWS * 128) + row * 128 + ((chunk ^ (row % 2 * 4)) << 4);
 }
 
-// Units [first, first + ROUND) of the warp's own, into its share of shared memory.
-__device__ __forceinline__ void stage_rows(const RowProduct &p, u32 stage, int first, int warp, int lane, int first_row) {
+// Units [first, first + ROUND) of the warp's own, into its share of shared memory: asks for them.
+__device__ __forceinline__ void stage_rows(
+    const RowProduct &p, const BlockRows &rows, u32 stage, int first, int warp, int lane
+) {
 #pragma unroll 1
-    for (int i = 0; i < ROUND && (first + i) * WARPS + warp < UNITS; ++i) {
+    for (int i = 0; i < ROUND && first + i < OWN && (first + i) * WARPS + warp < UNITS; ++i) {
         const int k = ((first + i) * WARPS + warp) * UNIT + lane % 8 * 8;
 #pragma unroll
         for (int row = lane / 8; row < ROWS; row += 4) {
-            const bf16_bits *source = p.x + (long long)min(first_row + row, p.rows - 1) * WIDTH + k;
+            const bf16_bits *source = p.x + rows.source(p, rows.first + row) * WIDTH + k;
             copy_16(stage + stage_place(i, row, lane % 8), k < WIDTH ? source : p.x, k < WIDTH ? 16 : 0);
         }
     }
     copies_commit();
-    copies_wait<0>();
+}
+
+template <int PENDING>
+__device__ __forceinline__ void staged() {
+    copies_wait<PENDING>();
     __syncwarp();
 }
 
-__device__ __forceinline__ void multiply_unit(
-    float (&sum)[TILES][GROUPS][4], const uint4 (&w)[TILES][4], int group, const uint4 &low, const uint4 &high
-) {
-#pragma unroll
-    for (int i = 0; i < TILES; ++i) {
-        mma_16x8x16(sum[i][group], w[i][0].x, w[i][2].x, w[i][0].y, w[i][2].y, low.x, low.y);
-        mma_16x8x16(sum[i][group], w[i][0].z, w[i][2].z, w[i][0].w, w[i][2].w, low.z, low.w);
-        mma_16x8x16(sum[i][group], w[i][1].x, w[i][3].x, w[i][1].y, w[i][3].y, high.x, high.y);
-        mma_16x8x16(sum[i][group], w[i][1].z, w[i][3].z, w[i][1].w, w[i][3].w, high.z, high.w);
+// A lane's x of a row in a block of 32 elements: two pairs for the first product of 16, two for the second.
+__device__ __forceinline__ uint4 x_of_stage(u32 stage, int slot, int row, int block, int lane) {
+#if FORMAT != BF16
+    if (BY_16) {
+        const int chunk = block * 4 + lane % 4 / 2, offset = lane % 2 * 8;
+        const float2 first = load_shared_2_floats(stage + stage_place(slot, row, chunk) + offset);
+        const float2 second = load_shared_2_floats(stage + stage_place(slot, row, chunk + 2) + offset);
+        return make_uint4(
+            __float_as_uint(first.x), __float_as_uint(first.y), __float_as_uint(second.x), __float_as_uint(second.y));
     }
+#endif
+    return load_shared_16(stage + stage_place(slot, row, block * 4 + lane % 4));
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) row_product(const __grid_constant__ RowProduct p) {
+__device__ __forceinline__ uint4 x_of_memory(const bf16_bits *row, int k, int lane) {
+    if (k >= WIDTH) return make_uint4(0, 0, 0, 0);
+#if FORMAT != BF16
+    if (BY_16) {
+        const uint2 first = *reinterpret_cast<const uint2 *>(row + k + lane % 4 * 4);
+        const uint2 second = *reinterpret_cast<const uint2 *>(row + k + 16 + lane % 4 * 4);
+        return make_uint4(first.x, first.y, second.x, second.y);
+    }
+#endif
+    k += lane % 4 * 8;
+    return k < WIDTH ? *reinterpret_cast<const uint4 *>(row + k) : make_uint4(0, 0, 0, 0);
+}
+
+// sum += a unit's products; x(group, block) are a lane's of 8 rows in a block of 32 elements.
+#if FORMAT == BF16
+template <typename X>
+__device__ __forceinline__ void multiply_unit(float (&sum)[TILES][GROUPS][4], const WeightUnit (&units)[TILES], X x) {
+#pragma unroll
+    for (int group = 0; group < GROUPS; ++group) {
+        const uint4 low = x(group, 0), high = x(group, 1);
+#pragma unroll
+        for (int i = 0; i < TILES; ++i) {
+            const uint4(&w)[4] = units[i].words;
+            mma_16x8x16(sum[i][group], w[0].x, w[2].x, w[0].y, w[2].y, low.x, low.y);
+            mma_16x8x16(sum[i][group], w[0].z, w[2].z, w[0].w, w[2].w, low.z, low.w);
+            mma_16x8x16(sum[i][group], w[1].x, w[3].x, w[1].y, w[3].y, high.x, high.y);
+            mma_16x8x16(sum[i][group], w[1].z, w[3].z, w[1].w, w[3].w, high.z, high.w);
+        }
+    }
+}
+#else
+#define ONES 0x3f803f80u  // two of them in bf16
+
+template <typename X>
+__device__ __forceinline__ void multiply_unit(float (&sum)[TILES][GROUPS][4], const WeightUnit (&units)[TILES], X x) {
+#pragma unroll
+    for (int block = 0; block < 2; ++block) {
+        u32 a[TILES][2][4];
+        Scales scales[TILES][2];
+#pragma unroll
+        for (int i = 0; i < TILES; ++i) {
+            u32 upper[4], lower[4];
+            unit_pairs(upper, units[i], block, 0);
+            unit_pairs(lower, units[i], block, 1);
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                a[i][half][0] = upper[2 * half], a[i][half][1] = lower[2 * half];
+                a[i][half][2] = upper[2 * half + 1], a[i][half][3] = lower[2 * half + 1];
+            }
+            scales[i][0] = unit_scales(units[i], block, 0);
+            scales[i][1] = unit_scales(units[i], block, 1);
+        }
+#pragma unroll
+        for (int group = 0; group < GROUPS; ++group) {
+            const uint4 own = x(group, block);
+            float whole[4] = {0.0f, 0.0f, 0.0f, 0.0f};  // sums of x
+            if (HAS_MINIMUM) {
+                const u32 ones[4] = {ONES, ONES, ONES, ONES};
+                multiply_16x8(whole, ones, own.x, own.y);
+                multiply_16x8(whole, ones, own.z, own.w);
+            }
+#pragma unroll
+            for (int i = 0; i < TILES; ++i) {
+                float d[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+                multiply_16x8(d, a[i][0], own.x, own.y);
+                if (BY_16) {
+#pragma unroll
+                    for (int j = 0; j < 4; ++j) sum[i][group][j] += scales[i][j / 2].factor[0] * d[j], d[j] = 0.0f;
+                }
+                multiply_16x8(d, a[i][1], own.z, own.w);
+#pragma unroll
+                for (int j = 0; j < 4; ++j) {
+                    sum[i][group][j] += scales[i][j / 2].factor[1] * d[j];
+                    if (HAS_MINIMUM) sum[i][group][j] += scales[i][j / 2].minimum * whole[j];
+                }
+            }
+        }
+    }
+}
+#endif
+
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) row_product(const __grid_constant__ RowProduct p) {
 #if NORM
     __shared__ float inverses[ROWS];
 #endif
@@ -101,55 +241,73 @@ extern "C" __global__ void __launch_bounds__(THREADS) row_product(const __grid_c
         for (int j = 0; j < 2; ++j) best[i][j] = -infinity(), best_index[i][j] = NONE;
 #endif
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const int first_row = blockIdx.y * ROWS, tiles = (p.outputs + 15) / 16, blocks = (tiles + TILES - 1) / TILES;
+    const int tiles = (p.outputs + 15) / 16, blocks = (tiles + TILES - 1) / TILES;
+#if EXPERTS
+    // Which weight it is, the kernel before says.
+    grid_wait();
+    grid_launch_dependents();
+    const BlockRows rows(p, ROWS);
+    if (rows.first >= rows.end) return;
+#else
+    const BlockRows rows(p, ROWS);
+#endif
+    const int first_row = rows.first;
     const u32 stage = shared_address(memory) + warp * STAGE_BYTES;
     float4 *block_sums = reinterpret_cast<float4 *>(memory + SUMS_OFFSET);
 
-    uint4 w[DEPTH][TILES][4];
+    WeightUnit w[DEPTH][TILES];
 #pragma unroll
     for (int i = 0; i < DEPTH; ++i)
-        if (i * WARPS + warp < UNITS) load_weights(w[i], p, blockIdx.x, i * WARPS + warp, lane);
+        if (i * WARPS + warp < UNITS) load_weights(w[i], p, rows.weight, blockIdx.x, i * WARPS + warp, lane);
+#if !EXPERTS
     grid_wait();
     grid_launch_dependents();
+#endif
 
 #if ROUND == 0
     uint4 x[OWN][GROUPS][2];
 #pragma unroll
     for (int i = 0; i < OWN; ++i)
 #pragma unroll
-        for (int group = 0; group < GROUPS; ++group)
+        for (int group = 0; group < GROUPS; ++group) {
+            const bf16_bits *row = p.x + rows.source(p, first_row + group * 8 + lane / 4) * WIDTH;
 #pragma unroll
-            for (int part = 0; part < 2; ++part) {
-                const int k = (i * WARPS + warp) * UNIT + part * 32 + lane % 4 * 8;
-                const long long row = min(first_row + group * 8 + lane / 4, p.rows - 1);
-                x[i][group][part] =
-                    k < WIDTH ? *reinterpret_cast<const uint4 *>(p.x + row * WIDTH + k) : make_uint4(0, 0, 0, 0);
-            }
+            for (int block = 0; block < 2; ++block)
+                x[i][group][block] = x_of_memory(row, (i * WARPS + warp) * UNIT + block * 32, lane);
+        }
 #endif
 #if EPILOGUE == ADD
     float4 residual[FRAGMENTS];
+    const auto load_residual = [&](int block) {
 #pragma unroll
-    for (int i = 0; i < FRAGMENTS; ++i) {
-        const int fragment = warp + i * WARPS, row = first_row + fragment % GROUPS * 8 + lane % 4 * 2;
-        const int n = (blockIdx.x * TILES + fragment / GROUPS) * 16 + lane / 4;
-        const float *from = p.sums + (long long)row * p.outputs + n;
-        const bool some = fragment < TILES * GROUPS, first = some && row < p.rows, second = some && row + 1 < p.rows;
-        residual[i].x = first && n < p.outputs ? from[0] : 0.0f;
-        residual[i].y = second && n < p.outputs ? from[p.outputs] : 0.0f;
-        residual[i].z = first && n + 8 < p.outputs ? from[8] : 0.0f;
-        residual[i].w = second && n + 8 < p.outputs ? from[p.outputs + 8] : 0.0f;
-    }
+        for (int i = 0; i < FRAGMENTS; ++i) {
+            const int fragment = warp + i * WARPS, row = first_row + fragment % GROUPS * 8 + lane % 4 * 2;
+            const int n = (block * TILES + fragment / GROUPS) * 16 + lane / 4;
+            const float *from = p.sums + (long long)row * p.outputs + n;
+            const bool some = fragment < TILES * GROUPS, first = some && row < rows.end, second = some && row + 1 < rows.end;
+            residual[i].x = first && n < p.outputs ? from[0] : 0.0f;
+            residual[i].y = second && n < p.outputs ? from[p.outputs] : 0.0f;
+            residual[i].z = first && n + 8 < p.outputs ? from[8] : 0.0f;
+            residual[i].w = second && n + 8 < p.outputs ? from[p.outputs + 8] : 0.0f;
+        }
+    };
+    load_residual(blockIdx.x);
 #endif
 #if NORM
-    row_factors<ROWS, THREADS>(p, first_row, WIDTH, inverses, threadIdx.x);
+    row_factors<ROWS, THREADS>(p, rows, WIDTH, inverses, threadIdx.x);
 #endif
-#if ROUND >= OWN
-    stage_rows(p, stage, 0, warp, lane, first_row);
+    [[maybe_unused]] u32 round = 0;  // whose x is asked for next, or multiplied, counted over all tiles
+#if ROUND >= OWN || BUFFERS == 2
+    stage_rows(p, rows, stage, 0, warp, lane);
+    if (!IN_ROUNDS) staged<0>();
 #endif
 
 #pragma unroll 1
     for (int block = blockIdx.x; block < blocks; block += gridDim.x) {
         float sum[TILES][GROUPS][4] = {};
+#if EPILOGUE == ADD
+        if (REPEATS && block != blockIdx.x) load_residual(block);
+#endif
 #if ROUND == 0
 #pragma unroll
 #else
@@ -160,34 +318,45 @@ extern "C" __global__ void __launch_bounds__(THREADS) row_product(const __grid_c
             for (int i = 0; i < DEPTH; ++i) {
                 const int own = first + i, unit = own * WARPS + warp;
                 if (OWN % DEPTH != 0 && own >= OWN) continue;
-#if ROUND > 0 && ROUND < OWN
+#if IN_ROUNDS
                 if (own % ROUND == 0) {
                     __syncwarp();
-                    stage_rows(p, stage, own, warp, lane, first_row);
+                    if (BUFFERS == 2) {
+                        // The next round's x is on its way during this one; after the last round the next tile's first.
+                        ++round;
+                        const bool more = own + ROUND < OWN || (REPEATS && block + gridDim.x < blocks);
+                        const u32 next = stage + round % 2 * BUFFER_BYTES;
+                        if (more) stage_rows(p, rows, next, round % ROUNDS * ROUND, warp, lane);
+                        else copies_commit();
+                        staged<1>();
+                    } else {
+                        stage_rows(p, rows, stage, own, warp, lane);
+                        staged<0>();
+                    }
                 }
 #endif
                 if (unit < UNITS) {
-#pragma unroll
-                    for (int group = 0; group < GROUPS; ++group) {
 #if ROUND == 0
-                        multiply_unit(sum, w[i], group, x[own][group][0], x[own][group][1]);
+                    multiply_unit(sum, w[i], [&](int group, int part) { return x[own][group][part]; });
 #else
-                        const int row = group * 8 + lane / 4, slot = ROUND < OWN ? own % ROUND : own;
-                        multiply_unit(
-                            sum, w[i], group, load_shared_16(stage + stage_place(slot, row, lane % 4)),
-                            load_shared_16(stage + stage_place(slot, row, 4 + lane % 4)));
+                    const int slot = IN_ROUNDS ? own % ROUND : own;
+                    const u32 place = stage + (BUFFERS == 2 ? (round + 1) % 2 * BUFFER_BYTES : 0);
+                    multiply_unit(
+                        sum, w[i], [&](int group, int part) { return x_of_stage(place, slot, group * 8 + lane / 4, part, lane); });
 #endif
-                    }
                 }
-                if (own + DEPTH < OWN && unit + DEPTH * WARPS < UNITS)
-                    load_weights(w[i], p, block, unit + DEPTH * WARPS, lane);
+                if (own + DEPTH < OWN) {
+                    if (unit + DEPTH * WARPS < UNITS) load_weights(w[i], p, rows.weight, block, unit + DEPTH * WARPS, lane);
+                } else if (FOLLOWS && block + gridDim.x < blocks && i * WARPS + warp < UNITS) {
+                    load_weights(w[i], p, rows.weight, block + gridDim.x, i * WARPS + warp, lane);
+                }
             }
         }
         // The next tile's weights are on their way while this one's sums meet.
-        if (REPEATS && block + gridDim.x < blocks) {
+        if (REPEATS && !FOLLOWS && block + gridDim.x < blocks) {
 #pragma unroll
             for (int i = 0; i < DEPTH; ++i)
-                if (i * WARPS + warp < UNITS) load_weights(w[i], p, block + gridDim.x, i * WARPS + warp, lane);
+                if (i * WARPS + warp < UNITS) load_weights(w[i], p, rows.weight, block + gridDim.x, i * WARPS + warp, lane);
         }
         if (!REPEATS && ROUND > 0) __syncthreads();  // all have done with x
 #pragma unroll
@@ -222,25 +391,25 @@ extern "C" __global__ void __launch_bounds__(THREADS) row_product(const __grid_c
             }
 #endif
 #if EPILOGUE == STORE
-            bf16_bits *out = p.out + (long long)row * p.outputs + n;
-            if (row < p.rows) {
+            bf16_bits *out = p.out + (long long)row * p.stride + n;
+            if (row < rows.end) {
                 if (low) put(out, total.x);
                 if (high) put(out + 8, total.z);
             }
-            if (row + 1 < p.rows) {
-                if (low) put(out + p.outputs, total.y);
-                if (high) put(out + p.outputs + 8, total.w);
+            if (row + 1 < rows.end) {
+                if (low) put(out + p.stride, total.y);
+                if (high) put(out + p.stride + 8, total.w);
             }
 #elif EPILOGUE == ADD
             total.x += residual[i].x, total.y += residual[i].y, total.z += residual[i].z, total.w += residual[i].w;
             const float a = low ? p.next_weight[n] : 0.0f, b = high ? p.next_weight[n + 8] : 0.0f;
             float *sums = p.sums + (long long)row * p.outputs + n;
             bf16_bits *out = p.out + (long long)row * p.outputs + n;
-            if (row < p.rows) {
+            if (row < rows.end) {
                 if (low) sums[0] = total.x, put(out, total.x * a);
                 if (high) sums[8] = total.z, put(out + 8, total.z * b);
             }
-            if (row + 1 < p.rows) {
+            if (row + 1 < rows.end) {
                 if (low) sums[p.outputs] = total.y, put(out + p.outputs, total.y * a);
                 if (high) sums[p.outputs + 8] = total.w, put(out + p.outputs + 8, total.w * b);
             }
@@ -252,19 +421,19 @@ extern "C" __global__ void __launch_bounds__(THREADS) row_product(const __grid_c
                 second += __shfl_xor_sync(FULL_WARP, second, bit);
             }
             if (lane < 4 && tile < tiles) {
-                if (row < p.rows) p.next_squares[(long long)row * tiles + tile] = first;
-                if (row + 1 < p.rows) p.next_squares[(long long)(row + 1) * tiles + tile] = second;
+                if (row < rows.end) p.next_squares[(long long)row * tiles + tile] = first;
+                if (row + 1 < rows.end) p.next_squares[(long long)(row + 1) * tiles + tile] = second;
             }
 #elif EPILOGUE == SWIGLU
             const int width = p.outputs / 2;
             bf16_bits *out = p.out + (long long)row * width + tile * 8 + lane / 4;
-            if (row < p.rows && high) put(out, total.x * logistic(total.x) * total.z);
-            if (row + 1 < p.rows && high) put(out + width, total.y * logistic(total.y) * total.w);
+            if (row < rows.end && high) put(out, total.x * logistic(total.x) * total.z);
+            if (row + 1 < rows.end && high) put(out + width, total.y * logistic(total.y) * total.w);
 #else
             const float values[2][2] = {{total.x, total.z}, {total.y, total.w}};
 #pragma unroll
             for (int j = 0; j < 2; ++j) {
-                if (row + j >= p.rows) continue;
+                if (row + j >= rows.end) continue;
                 const float temperature = p.temperatures[row + j];
 #pragma unroll
                 for (int half = 0; half < 2; ++half) {
@@ -304,7 +473,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) row_product(const __grid_c
         float value = block_best[0][row];
         int index = block_index[0][row];
         for (int i = 1; i < TILES; ++i) keep_better(value, index, block_best[i][row], block_index[i][row]);
-        if (first_row + row >= p.rows) continue;
+        if (first_row + row >= rows.end) continue;
         p.best[(long long)(first_row + row) * gridDim.x + blockIdx.x] = value;
         p.best_index[(long long)(first_row + row) * gridDim.x + blockIdx.x] = index;
     }

@@ -1,9 +1,17 @@
 // What products of few rows share: operands, what becomes of the products, the factors of a norm, the choice of tokens.
 //
-// Set at compile time: NORM, PARTS (of a row's sum of squares), EPILOGUE.
+// Set at compile time: NORM, PARTS (of a row's sum of squares), EPILOGUE, and where they are not 0 FORMAT (of the weight, as
+// quantised_weights.cuh numbers them) and EXPERTS: rows belong to chunks, each of which meets the weight of an expert.
 #pragma once
 
-#include "rows.cuh"
+#ifndef FORMAT
+#define FORMAT 0
+#endif
+#ifndef EXPERTS
+#define EXPERTS 0
+#endif
+
+#include "quantised_weights.cuh"
 
 #define STORE 0
 #define ADD 1
@@ -12,10 +20,10 @@
 
 struct RowProduct {
     const bf16_bits *x;            // [rows][WIDTH]
-    const bf16_bits *weight;       // [outputs][WIDTH]
+    const bf16_bits *weight;       // [outputs][WIDTH], or as quantised_weights.cuh has it
     const float *bias;             // [outputs], or none
     const float *squares;          // NORM: [rows][PARTS], which add up to the sum of squares
-    bf16_bits *out;                // [rows][outputs], SWIGLU: [rows][outputs / 2]
+    bf16_bits *out;                // [rows][outputs], with STORE `stride` from row to row, SWIGLU: [rows][outputs / 2]
     float *sums;                   // ADD: the residual stream [rows][outputs]. CHOOSE: the products, or none
     const float *next_weight;      // ADD: [outputs]
     float *next_squares;           // ADD: [rows][parts]
@@ -24,15 +32,38 @@ struct RowProduct {
     const int *positions;          // CHOOSE: [rows]
     float *best;                   // CHOOSE: [rows][gridDim.x]
     int *best_index;               // CHOOSE: likewise
+    const int4 *chunks;            // EXPERTS: expert, first row and rows of the blocks of one blockIdx.y; no rows: none
+    const int *tokens;             // EXPERTS: which row of x a row is, or none: the row itself
+    long long expert_bytes;        // EXPERTS: from the weight of an expert to the next one's
     int rows, outputs;
     float epsilon;
-    int unused;
+    int stride;
 };
 
-// 1 / sqrt(mean square + epsilon) of rows [first, first + HEIGHT) of `width` elements, to shared memory, by WORKERS threads from
-// number `thread` on: 8 of them to a row, many loads at once.
+// The rows of a block, from number `first` of the results on, and its weight.
+struct BlockRows {
+    int first, end;
+    const unsigned char *weight;
+
+    __device__ __forceinline__ BlockRows(const RowProduct &p, int height)
+        : first(blockIdx.y * height), end(p.rows), weight(reinterpret_cast<const unsigned char *>(p.weight)) {
+        if (EXPERTS) {
+            const int4 chunk = p.chunks[blockIdx.y];
+            first = chunk.y, end = chunk.y + chunk.z, weight += chunk.x * p.expert_bytes;
+        }
+    }
+
+    // The row of x of a row, of the last one beyond it.
+    __device__ __forceinline__ long long source(const RowProduct &p, int row) const {
+        const int inside = min(row, end - 1);
+        return EXPERTS && p.tokens != nullptr ? p.tokens[inside] : inside;
+    }
+};
+
+// 1 / sqrt(mean square + epsilon) of a block's HEIGHT rows of `width` elements, to shared memory, by WORKERS threads from number
+// `thread` on: 8 of them to a row, many loads at once.
 template <int HEIGHT, int WORKERS>
-__device__ __forceinline__ void row_factors(const RowProduct &p, int first, int width, float *factors, int thread) {
+__device__ __forceinline__ void row_factors(const RowProduct &p, const BlockRows &rows, int width, float *factors, int thread) {
     constexpr int AT_ONCE = WORKERS / 8, PASSES = (HEIGHT + AT_ONCE - 1) / AT_ONCE, LOADS = (PARTS + 7) / 8;
     constexpr int BATCH = LOADS < 32 / PASSES ? LOADS : PASSES < 32 ? 32 / PASSES : 1;
     float totals[PASSES] = {};
@@ -42,7 +73,7 @@ __device__ __forceinline__ void row_factors(const RowProduct &p, int first, int 
 #pragma unroll
         for (int pass = 0; pass < PASSES; ++pass) {
             const int row = pass * AT_ONCE + thread / 8;
-            const float *source = p.squares + (long long)min(first + row, p.rows - 1) * PARTS;
+            const float *source = p.squares + rows.source(p, rows.first + row) * PARTS;
 #pragma unroll
             for (int i = 0; i < BATCH; ++i) {
                 const int part = (from + i) * 8 + thread % 8;

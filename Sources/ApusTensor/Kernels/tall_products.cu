@@ -5,6 +5,8 @@
 // through STAGES buffers, brought by the copy engine. Panels of the weight, which no kernel writes, are asked for before the
 // kernel before this one has finished.
 //
+// Of a quantised weight EXPANDERS warps of their own write the panels: codes times scales, rounded to bf16.
+//
 // Set at compile time: WIDTH (elements of a row, a multiple of 8), COLUMNS (16, 32, 48, 64, 96, 128, 192 or 256), GROUPS (1 or
 // 2), STAGES, and NORM, PARTS and EPILOGUE as for row_products.cu. Outputs are a multiple of 8 except with CHOOSE.
 //
@@ -12,12 +14,15 @@
 #include "row_products.cuh"
 
 #define CONSUMERS (128 * GROUPS)
-#define THREADS (CONSUMERS + 32)
+#define EXPANDERS (FORMAT == BF16 ? 0 : 4)
+#define THREADS (CONSUMERS + 32 + 32 * EXPANDERS)
 #define ROWS (64 * GROUPS)
 #define PANELS ((WIDTH + 63) / 64)
 #define X_BYTES (ROWS * 128)
 #define STAGE_BYTES (X_BYTES + COLUMNS * 128)
 #define COUNT (COLUMNS / 2)  // accumulators of a thread
+#define PANEL_TILES (COLUMNS / 16)
+#define ROW_TILES(outputs) (((outputs) + 15) / 16)
 
 static_assert(WIDTH % 8 == 0 && (EPILOGUE != SWIGLU || COLUMNS % 16 == 0), "shapes of these products");
 
@@ -36,16 +41,22 @@ struct Stages {
     }
 };
 
-// One thread: panel after panel of the block's tiles.
+// Panels of the block's tiles.
+__device__ __forceinline__ u32 panel_count(int blocks) {
+    return (blocks - (int)blockIdx.x + (int)gridDim.x - 1) / (int)gridDim.x * PANELS;
+}
+
+// One thread: panel after panel, of the weight where it is not expanded. `expert`: whose weight.
 __device__ __forceinline__ void bring_panels(
-    const TensorMap *x, const TensorMap *weight, const Stages &stages, int blocks, int first_row
+    const TensorMap *x, const TensorMap *weight, const Stages &stages, int blocks, int first_row, int expert
 ) {
-    const u32 panels = (blocks - (int)blockIdx.x + (int)gridDim.x - 1) / (int)gridDim.x * PANELS;
+    const u32 panels = panel_count(blocks);
     const auto bring_weight = [&](u32 number) {
         const u32 barrier = stages.full + 8 * (number % STAGES);
         const int tile = blockIdx.x + number / PANELS * gridDim.x;
-        barrier_expect(barrier, STAGE_BYTES);
-        copy_tile_3d(stages.at(number) + X_BYTES, weight, barrier, number % PANELS * 64, tile * COLUMNS, 0);
+        barrier_expect(barrier, FORMAT == BF16 ? STAGE_BYTES : X_BYTES);
+        if (FORMAT == BF16)
+            copy_tile_3d(stages.at(number) + X_BYTES, weight, barrier, number % PANELS * 64, tile * COLUMNS, expert);
     };
     const auto bring_x = [&](u32 number) {
         copy_tile_3d(stages.at(number), x, stages.full + 8 * (number % STAGES), number % PANELS * 64, first_row, 0);
@@ -53,7 +64,7 @@ __device__ __forceinline__ void bring_panels(
     const u32 early = panels < STAGES ? panels : STAGES;
 #pragma unroll 1
     for (u32 number = 0; number < early; ++number) bring_weight(number);
-    grid_wait();
+    if (!EXPERTS) grid_wait();
 #pragma unroll 1
     for (u32 number = 0; number < early; ++number) bring_x(number);
 #pragma unroll 1
@@ -63,6 +74,64 @@ __device__ __forceinline__ void bring_panels(
         bring_x(number);
     }
 }
+
+#if FORMAT != BF16
+#define AHEAD (32 / CODE_BITS)  // units of a warp on their way
+
+// A warp that goes further than all stages at a time would take the parity of a phase for that of the one before last.
+static_assert(STAGES * PANEL_TILES >= EXPANDERS || (STAGES >= PANELS && EPILOGUE != CHOOSE), "stages of warps that expand");
+
+// A warp: every EXPANDERS-th of the units of 16 rows that the panels consist of.
+__device__ __forceinline__ void expand_panels(
+    const unsigned char *weight, int outputs, const Stages &stages, int blocks, int warp, int lane
+) {
+    const u32 units = panel_count(blocks) * PANEL_TILES;
+    const int g = lane / 4, t = lane % 4, last = ROW_TILES(outputs) - 1;
+    const auto load = [&](u32 index) {
+        const u32 number = index / PANEL_TILES;
+        const int block = blockIdx.x + number / PANELS * gridDim.x;
+        const int tile = min(block * PANEL_TILES + (int)(index % PANEL_TILES), last);
+        return load_unit(weight + tile * tile_bytes(PANELS), number % PANELS, lane);
+    };
+    QuantisedUnit ring[AHEAD];
+#pragma unroll
+    for (int i = 0; i < AHEAD; ++i)
+        if (warp + i * EXPANDERS < units) ring[i] = load(warp + i * EXPANDERS);
+#pragma unroll 1
+    for (u32 first = warp; first < units; first += AHEAD * EXPANDERS) {
+#pragma unroll
+        for (int i = 0; i < AHEAD; ++i) {
+            const u32 index = first + i * EXPANDERS;
+            if (index >= units) continue;
+            const u32 number = index / PANEL_TILES, rows = stages.at(number) + X_BYTES + index % PANEL_TILES * 2048;
+            stages.wait_empty(number);
+#pragma unroll
+            for (int block = 0; block < 2; ++block)
+#pragma unroll
+                for (int lower = 0; lower < 2; ++lower) {
+                    u32 pairs[4], words[4];
+                    unit_pairs(pairs, ring[i], block, lower);
+                    expand_pairs(words, pairs, unit_scales(ring[i], block, lower));
+                    // A row has 128 bytes, whose runs of 16 are exchanged by its number (the swizzle of descriptor_rows).
+                    const u32 row = rows + lower * 1024 + g * 128;
+                    if (BY_16) {
+#pragma unroll
+                        for (int j = 0; j < 4; ++j)
+                            store_shared_4(
+                                row + (((block * 4 + j / 2 * 2 + t / 2) ^ g) << 4) + t % 2 * 8 + j % 2 * 4, words[j]);
+                    } else {
+                        store_shared_16(
+                            row + (((block * 4 + t) ^ g) << 4), make_uint4(words[0], words[1], words[2], words[3]));
+                    }
+                }
+            if (index + AHEAD * EXPANDERS < units) ring[i] = load(index + AHEAD * EXPANDERS);
+            fence_async_proxy();
+            __syncwarp();
+            if (lane == 0) barrier_arrive(stages.full + 8 * (number % STAGES));
+        }
+    }
+}
+#endif
 
 #if EPILOGUE == CHOOSE
 // A product with noise. Not inlined: a copy for each accumulator would be more than the caches of instructions hold.
@@ -81,25 +150,38 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) tall_product(
     __shared__ float factors[ROWS];
 #endif
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const int first_row = blockIdx.y * ROWS, blocks = (p.outputs + COLUMNS - 1) / COLUMNS;
+    const int blocks = (p.outputs + COLUMNS - 1) / COLUMNS;
     const Stages stages = {shared_address(memory), shared_address(barriers), shared_address(barriers) + 8 * STAGES};
     if (threadIdx.x == 0) {
         for (int i = 0; i < STAGES; ++i) {
-            barrier_init(stages.full + 8 * i, 1);
+            barrier_init(stages.full + 8 * i, FORMAT == BF16 ? 1 : 1 + PANEL_TILES);
             barrier_init(stages.empty + 8 * i, CONSUMERS / 32);
         }
         barrier_init_fence();
     }
     __syncthreads();
+    // Which weight it is, the kernel before says.
+    if (EXPERTS) grid_wait();
+    const BlockRows rows(p, ROWS);
+    if (EXPERTS && rows.first >= rows.end) return;
     if (warp == CONSUMERS / 32) {
-        if (lane == 0) bring_panels(&x_map, &weight_map, stages, blocks, first_row);
+        const int expert = EXPERTS ? p.chunks[blockIdx.y].x : 0;
+        if (lane == 0) bring_panels(&x_map, &weight_map, stages, blocks, rows.first, expert);
         return;
     }
+#if FORMAT != BF16
+    if (warp > CONSUMERS / 32) {
+        expand_panels(rows.weight, p.outputs, stages, blocks, warp - CONSUMERS / 32 - 1, lane);
+        return;
+    }
+#endif
     // This thread's rows, and the first of its columns in each 8.
-    const int row = first_row + warp * 16 + lane / 4, column = lane % 4 * 2;
-    const bool first = row < p.rows, second = row + 8 < p.rows;
+    const int row = rows.first + warp * 16 + lane / 4, column = lane % 4 * 2;
+    const bool first = row < rows.end, second = row + 8 < rows.end;
 #if EPILOGUE == ADD
-    float2 weights[COLUMNS / 8], residual[COLUMNS / 8][2];
+    // Beside warps that expand weights there are no registers for the residual stream.
+    constexpr bool EARLY = FORMAT == BF16;
+    float2 weights[COLUMNS / 8], residual[EARLY ? COLUMNS / 8 : 1][2];
 #pragma unroll
     for (int i = 0; i < COLUMNS / 8; ++i) {
         const int n = blockIdx.x * COLUMNS + column + i * 8;
@@ -109,17 +191,20 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) tall_product(
     grid_wait();
     grid_launch_dependents();
 #if EPILOGUE == ADD
-#pragma unroll
-    for (int i = 0; i < COLUMNS / 8; ++i) {
+    const auto residual_at = [&](int i, int half) {
         const int n = blockIdx.x * COLUMNS + column + i * 8;
-        const float *from = p.sums + (long long)row * p.outputs + n;
-        residual[i][0] = first && n < p.outputs ? *reinterpret_cast<const float2 *>(from) : float2{0.0f, 0.0f};
-        residual[i][1] =
-            second && n < p.outputs ? *reinterpret_cast<const float2 *>(from + 8LL * p.outputs) : float2{0.0f, 0.0f};
+        const float *from = p.sums + (row + 8LL * half) * p.outputs + n;
+        return (half ? second : first) && n < p.outputs ? *reinterpret_cast<const float2 *>(from) : float2{0.0f, 0.0f};
+    };
+    if (EARLY) {
+#pragma unroll
+        for (int i = 0; i < COLUMNS / 8; ++i)
+#pragma unroll
+            for (int half = 0; half < 2; ++half) residual[EARLY ? i : 0][half] = residual_at(i, half);
     }
 #endif
 #if NORM
-    row_factors<ROWS, CONSUMERS>(p, first_row, WIDTH, factors, threadIdx.x);
+    row_factors<ROWS, CONSUMERS>(p, rows, WIDTH, factors, threadIdx.x);
     named_sync(1, CONSUMERS);
     const float low = factors[warp * 16 + lane / 4], high = factors[warp * 16 + lane / 4 + 8];
 #endif
@@ -169,13 +254,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) tall_product(
         }
 #endif
 #if EPILOGUE == STORE
-        bf16_bits *out = p.out + (long long)row * p.outputs + n;
+        bf16_bits *out = p.out + (long long)row * p.stride + n;
 #pragma unroll
         for (int i = 0; i < COLUMNS / 8; ++i) {
             if (n + i * 8 >= p.outputs) continue;
             if (first) *reinterpret_cast<u32 *>(out + i * 8) = pack_bf16(d[4 * i], d[4 * i + 1]);
             if (second)
-                *reinterpret_cast<u32 *>(out + 8LL * p.outputs + i * 8) = pack_bf16(d[4 * i + 2], d[4 * i + 3]);
+                *reinterpret_cast<u32 *>(out + 8LL * p.stride + i * 8) = pack_bf16(d[4 * i + 2], d[4 * i + 3]);
         }
 #elif EPILOGUE == SWIGLU
         const int width = p.outputs / 2;
@@ -200,7 +285,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) tall_product(
             for (int half = 0; half < 2; ++half) {
                 if (!(half ? second : first)) continue;
                 const long long at = half * 8LL * p.outputs + i * 8;
-                const float2 x = {residual[i][half].x + d[4 * i + 2 * half], residual[i][half].y + d[4 * i + 2 * half + 1]};
+                const float2 old = EARLY ? residual[EARLY ? i : 0][half] : residual_at(i, half);
+                const float2 x = {old.x + d[4 * i + 2 * half], old.y + d[4 * i + 2 * half + 1]};
                 *reinterpret_cast<float2 *>(sums + at) = x;
                 *reinterpret_cast<u32 *>(out + at) = pack_bf16(x.x * weights[i].x, x.y * weights[i].y);
                 squares[half] += x.x * x.x + x.y * x.y;

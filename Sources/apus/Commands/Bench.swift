@@ -32,6 +32,7 @@ struct BenchDecode: ParsableCommand {
               mpirun -n 2 apus bench decode ./model --threads 1 --batch 16 --tensor-parallel 2
               apus bench decode --device cuda --shape smollm2-135m --prompt 128 --generate 128 --batch 1,64,256
               apus bench decode --device cuda --shape llama-3-8b --variant gla --prompt 128 --batch 64
+              apus bench decode --device cuda --shape llama-3-8b --weights q4_0 --prompt 128 --batch 1,8,64
             """)
 
     @Argument(help: "A GGUF file, a safetensors file beside its config.json, or a Hugging Face directory.")
@@ -45,6 +46,8 @@ struct BenchDecode: ParsableCommand {
     var shape: String?
     @Option(help: "With --shape: another attention with the paper's widths: mha, mqa, gqa, gta, mla or gla.")
     var variant: AttentionVariant?
+    @Option(help: "With --shape: the type of its matrices: bf16, q8_0, q4_0, q4_1, q4_K or q6_K.")
+    var weights: RandomWeightType = .bf16
     @Option(help: "Prompt tokens of each sequence; 0 leaves the prompt out.") var prompt = 512
     @Option(help: "Tokens to generate for each sequence; 0 leaves generation out.") var generate = 128
     @Option(help: "Sequences; several numbers separated by commas are measured one after the other.")
@@ -61,6 +64,7 @@ struct BenchDecode: ParsableCommand {
         }
         if (model == nil) == (shape == nil) { throw ValidationError("expected a model or --shape, one of them") }
         if variant != nil && shape == nil { throw ValidationError("--variant: expected --shape beside it") }
+        if weights != .bf16 && shape == nil { throw ValidationError("--weights: expected --shape beside it") }
         if shape != nil && device == .cpu { throw ValidationError("--shape: expected --device cuda beside it") }
         if device == .cuda && prompt == 0 { throw ValidationError("--prompt: expected at least 1 with --device cuda") }
     }
@@ -113,6 +117,13 @@ struct BenchDecode: ParsableCommand {
     }
 }
 
+/// What random matrices are made of.
+enum RandomWeightType: String, ExpressibleByArgument, CaseIterable {
+    case bf16, q8_0, q4_0, q4_1, q4_K, q6_K
+
+    var dtype: DType { DType(rawValue: rawValue) ?? .bf16 }
+}
+
 /// `apus bench decode --device cuda`.
 struct BenchDecodeGPU {
     let command: BenchDecode
@@ -124,7 +135,8 @@ struct BenchDecodeGPU {
         let limits = GPUDecoder.Limits(
             sequences: most, tokens: pages * GPUDecoder.pageSize, pages: most * pages,
             chunk: max(1, min(8192, most * command.prompt)))
-        let benchmark = GPUDecoderBenchmark(try decoder(limits))
+        let decoder = try decoder(limits)
+        let benchmark = GPUDecoderBenchmark(decoder)
         let rows = try batches.map {
             try benchmark.run(batch: $0, prompt: command.prompt, generate: command.generate, repeats: command.repeats)
         }
@@ -141,12 +153,14 @@ struct BenchDecodeGPU {
                     + "| \(fixed(rates.min() ?? 0, 0)) | \(fixed(rates.max() ?? 0, 0)) "
                     + "| \(fixed(sorted[sorted.count / 2] / Double(steps) * 1e6, 1)) |\n")
         }
+        try Terminal.out("weights that a step reads: \(fixed(Double(decoder.stepWeightBytes) / 1e6, 1)) MB\n")
     }
 
     private func decoder(_ limits: GPUDecoder.Limits) throws -> GPUDecoder {
         let device = try CUDADevice.device()
         if let shape = command.shape {
-            return try GPUDecoder(random: configuration(shape), limits: limits, device: device)
+            return try GPUDecoder(
+                random: configuration(shape), weights: command.weights.dtype, limits: limits, device: device)
         }
         let path = command.model ?? ""
         let progress = ProgressLine(label: "loading \(path)")

@@ -49,6 +49,9 @@ struct CheckDecoder: ParsableCommand {
             try report(check.run(Checkpoints.open(model)))
         } else {
             for (name, configuration) in GPUDecoderCheck.shapes { try report(check.run(name, configuration)) }
+            for (name, configuration, type) in GPUDecoderCheck.quantised {
+                try report(check.run(name, configuration, type))
+            }
         }
         let trained = model == nil ? try checkTrained(seed: seed) : []
         if json { try Terminal.out(JSONValue.array(outcomes.map(object) + trained.map(object)).serialized() + "\n") }

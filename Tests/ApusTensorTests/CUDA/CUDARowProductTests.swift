@@ -19,6 +19,38 @@ import Testing
         }
     }
 
+    @Test(arguments: CUDAWeightFormat.allCases) func settingsOfQuantisedWeights(format: CUDAWeightFormat) {
+        for width in [256, 768, 1536, 4096, 8192, 14336, 28672] {
+            for outputs in [16, 576, 4096, 28672, 128_256] {
+                for rows in [1, 8, 9, 31, 64, 65, 256, 1000] {
+                    for epilogue in CUDARowProduct.Epilogue.allCases {
+                        func product(_ format: CUDAWeightFormat) -> CUDARowProduct {
+                            CUDARowProduct(
+                                width: width, outputs: outputs, rows: rows, epilogue: epilogue, inputParts: 4,
+                                format: format, multiprocessors: 132)
+                        }
+                        let (own, plain) = (product(format), product(.bf16))
+                        #expect(own.sharedMemory <= 227 << 10, "\(own)")
+                        #expect((1...1024).contains(own.candidates) || epilogue != .choose, "\(own)")
+                        #expect(own.squareParts == plain.squareParts && own.file == plain.file, "\(own)")
+                        #expect(own.defines["FORMAT"] ?? 0 == format.rawValue)
+                    }
+                }
+            }
+        }
+    }
+
+    @Test func bytesOfWeights() {
+        // As in files, but for Q6_K, whose codes have a byte.
+        for format in CUDAWeightFormat.allCases where format != .q6_K {
+            let bytes = format.byteCount(rows: 48, width: 1024)
+            #expect(bytes == format.dtype.byteCount(elements: 48 * 1024))
+        }
+        #expect(CUDAWeightFormat.q6_K.byteCount(rows: 16, width: 256) == 4 * 1088 + 64)
+        #expect(CUDAWeightFormat.q4_0.byteCount(rows: 17, width: 96) == 2 * 2 * 576, "tiles and units are filled up")
+        #expect(CUDAWeightFormat(.f16) == .bf16 && CUDAWeightFormat(.q4_K) == .q4_K)
+    }
+
     @Test func moreBlocksRunOnMatrixInstructions() {
         func product(_ rows: Int, outputs: Int = 960) -> CUDARowProduct {
             CUDARowProduct(

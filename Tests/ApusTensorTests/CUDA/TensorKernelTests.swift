@@ -24,13 +24,14 @@ struct KernelVariant: Sendable, CustomTestStringConvertible {
 
     /// A product of few rows.
     static func rows(
-        _ rows: Int, width: Int, outputs: Int, _ epilogue: CUDARowProduct.Epilogue, norm: Bool = false
+        _ rows: Int, width: Int, outputs: Int, _ epilogue: CUDARowProduct.Epilogue, norm: Bool = false,
+        format: CUDAWeightFormat = .bf16
     ) -> KernelVariant {
         let parts = CUDARowProduct(
             width: width, outputs: width, rows: rows, epilogue: .add, multiprocessors: 132
         ).squareParts
         let product = CUDARowProduct(
-            width: width, outputs: outputs, rows: rows, epilogue: epilogue, inputParts: norm ? parts : 0,
+            width: width, outputs: outputs, rows: rows, epilogue: epilogue, inputParts: norm ? parts : 0, format: format,
             multiprocessors: 132)
         return KernelVariant(
             file: product.file, defines: product.defines, isFast: product.file == "tall_products.cu")
@@ -49,12 +50,28 @@ struct KernelVariant: Sendable, CustomTestStringConvertible {
         ]
     }
 
+    /// Of an 8B Llama in quantised types, and of small models that keep to blocks of few rows.
+    static let quantisedProducts = CUDAWeightFormat.allCases.filter(\.isQuantised).flatMap { format in
+        [1, 16, 64, 256].flatMap { batch in
+            [
+                rows(batch, width: 4096, outputs: 6144, .store, norm: true, format: format),
+                rows(batch, width: 4096, outputs: 28672, .swiglu, norm: true, format: format),
+                rows(batch, width: 14336, outputs: 4096, .add, format: format),
+                rows(batch, width: 4096, outputs: 128_256, .choose, norm: true, format: format),
+            ]
+        } + [rows(32, width: 1024, outputs: 512, .add, format: format), rows(64, width: 512, outputs: 512, .add, format: format)]
+    }
+    static let quantisedWeights = CUDAWeightFormat.allCases.filter(\.isQuantised).map {
+        KernelVariant(file: "quantised_weights.cu", defines: ["FORMAT": $0.rawValue])
+    }
+
     static let all =
         KernelSources.kernels.keys.sorted().filter {
-            !$0.hasPrefix("attention_") && !$0.hasSuffix("_products.cu") && $0 != "norm_registers.cu"
+            !$0.hasPrefix("attention_") && !$0.hasSuffix("_products.cu")
+                && !["norm_registers.cu", "quantised_weights.cu"].contains($0)
         }.map {
             KernelVariant(file: $0)
-        } + rowProducts
+        } + rowProducts + quantisedProducts + quantisedWeights
         + (1...8).map { KernelVariant(file: "norm_registers.cu", defines: ["PARTS": $0]) }
         + attention(key: 64, value: 64) + attention(key: 96, value: 96) + attention(key: 128, value: 128)
         + attention(key: 128, value: 128, dtype: .f32) + attention(key: 256, value: 256)

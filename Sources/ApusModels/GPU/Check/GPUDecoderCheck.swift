@@ -125,6 +125,47 @@ public struct GPUDecoderCheck {
         try run(MemoryCheckpoint(random: configuration, seed: seed, name: name))
     }
 
+    /// Small models whose matrices are in blocks of GGUF, by the type of each.
+    public static let quantised:
+        [(name: String, configuration: DecoderConfiguration, type: @Sendable (TensorRole) -> DType)] = [
+            (
+                "Q8_0, SmolLM2's layers",
+                model(9, 3, 64, width: 576, inner: 1536, vocabulary: 3000) { $0.tiesEmbeddings = true }, { _ in .q8_0 }
+            ),
+            (
+                "Q4_0, norms of queries and keys, biases",
+                model(4, 2, 128, width: 288, inner: 544, vocabulary: 777) {
+                    ($0.queryKeyNorm, $0.attentionBias) = (true, true)
+                }, { _ in .q4_0 }
+            ),
+            ("Q4_1", model(8, 2, 64, width: 512, inner: 1024, vocabulary: 1000), { _ in .q4_1 }),
+            (
+                "Q4_K, values, down and head in Q6_K", model(8, 2, 64, width: 512, inner: 768, vocabulary: 1001),
+                { role in
+                    switch role {
+                    case .head, .layer(_, .value), .layer(_, .down): .q6_K
+                    default: .q4_K
+                    }
+                }
+            ),
+            ("Q6_K", model(4, 4, 64, width: 256, inner: 512, vocabulary: 600) { $0.tiesEmbeddings = true }, { _ in .q6_K }),
+            (
+                "GLA-2 in Q8_0, 3 heads to a latent",
+                model(6, 6, 64, width: 384, inner: 768, vocabulary: 1000) {
+                    ($0.attention, $0.rotary) = (
+                        .latent(.gla(headWidth: 64, rotaryWidth: 32)), RotaryConfiguration(width: 32)
+                    )
+                }, { _ in .q8_0 }
+            ),
+        ]
+
+    /// Checks a shape with random weights in packed types.
+    public func run(
+        _ name: String, _ configuration: DecoderConfiguration, _ type: (TensorRole) -> DType
+    ) throws -> [Outcome] {
+        try run(MemoryCheckpoint(random: configuration, seed: seed, name: name, type: type))
+    }
+
     /// Checks a model.
     public func run(_ checkpoint: any Checkpoint) throws -> [Outcome] {
         let limit = min(checkpoint.configuration.maxPositions, 2048)
