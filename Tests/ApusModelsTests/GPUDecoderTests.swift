@@ -27,7 +27,7 @@ import Testing
         #expect(refusal(llama()) == nil)
         #expect(refusal(llama { $0.windows = [16, nil] }) == nil)
         #expect(refusal(llama { ($0.queryKeyNorm, $0.attentionBias) = (true, true) }) == nil)
-        for (_, configuration) in GPUDecoderCheck.shapes { #expect(refusal(configuration) == nil) }
+        for shape in GPUDecoderCheck.shapes { #expect(refusal(shape.configuration) == nil) }
     }
 
     @Test func whatItRefusesByName() {
@@ -54,6 +54,52 @@ import Testing
             ("sliding windows", { ($0.queryHeads, $0.kvHeads, $0.windows) = (16, 1, [16, nil]) }),
         ]
         for (name, change) in changes { #expect(refusal(llama(change)) == name) }
+    }
+
+    @Test func whatItRefusesOfExperts() {
+        func refusal(_ change: (inout ExpertConfiguration) -> Void) -> String? {
+            self.refusal(
+                llama {
+                    var experts = ExpertConfiguration(count: 8, expertsPerToken: 2, width: 24, sharedWidth: 16)
+                    change(&experts)
+                    $0.experts = experts
+                })
+        }
+        #expect(refusal { _ in } == nil)
+        #expect(refusal { $0.count = 257 } == "experts")
+        #expect(refusal { ($0.count, $0.expertsPerToken) = (64, 33) } == "experts a token")
+        #expect(refusal { ($0.count, $0.selection) = (66, .groupLimited(groups: 33, kept: 2)) } == "groups of experts")
+        #expect(refusal { $0.width = 20 } == "expert width")
+        #expect(refusal { $0.sharedWidth = 20 } == "width of shared experts")
+        let model = llama {
+            $0.experts = ExpertConfiguration(count: 8, expertsPerToken: 2, width: 24)
+            $0.feedForwardBias = true
+        }
+        #expect(self.refusal(model) == "feed-forward biases")
+        #expect(throws: GPUDecoderError.self) {
+            try GPUDecoder.requireInTraining(
+                llama { $0.experts = ExpertConfiguration(count: 8, expertsPerToken: 2, width: 24) })
+        }
+    }
+
+    /// However rows share out their picks, their chunks are no more than there is room for.
+    @Test func chunksOfExperts() {
+        var random = SystemRandomNumberGenerator()
+        for (count, perToken) in [(8, 2), (64, 6), (256, 8), (4, 4)] {
+            let experts = ExpertConfiguration(count: count, expertsPerToken: perToken, width: 64)
+            for rows in [1, 3, 64, 700] {
+                let height = experts.stepHeight(rows: rows)
+                #expect([8, 16, 32, 64].contains(height))
+                for favourites in [count, perToken] {
+                    var visits = [Int](repeating: 0, count: count)
+                    for _ in 0..<rows {
+                        for expert in (0..<favourites).shuffled(using: &random).prefix(perToken) { visits[expert] += 1 }
+                    }
+                    let chunks = visits.reduce(0) { $0 + ($1 + height - 1) / height }
+                    #expect(chunks <= experts.chunks(rows: rows, height: height))
+                }
+            }
+        }
     }
 
     @Test func whatItRefusesOfTiedAndLatentAttention() {

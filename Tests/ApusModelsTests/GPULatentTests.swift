@@ -10,7 +10,7 @@ import Testing
     /// What a product reads and writes lies side by side within rows, and is all that rows have where nothing else is said.
     @Test func placesOfOperands() throws {
         var seen: Set<String> = []
-        for (name, model) in Self.shapes {
+        for (name, model) in Self.shapes.map({ ($0.name, $0.configuration) }) {
             let shape = try GPUDecoderShape(model)
             let geometry = try model.geometry(layer: 0)
             let states = geometry.groups * geometry.outputWidth + geometry.key

@@ -179,13 +179,22 @@ extension GPUDecoder {
     private func feedForward(_ index: Int, tokens: Int) throws {
         let layer = weights.layers[index]
         try norm(layer.feedForwardNorm, tokens: tokens)
-        try multiply(memory.normed, layer.gateUp, tokens, into: memory.gateUp)
-        let count = tokens * shape.inner
-        try kernels.swiglu.launch(
-            grid: CUDAExtent(min((count / 8 + 255) / 256, 16 * stream.device.multiprocessorCount)), block: 256,
-            on: stream, .buffer(memory.gateUp), .value(layer.gateUpBias?.address ?? 0), .buffer(memory.inner),
-            .value(Int64(count)), .value(Int32(shape.inner)))
-        try add(memory.inner, layer.down, bias: layer.downBias, tokens)
+        if let feedForward = layer.feedForward {
+            let inner = feedForward.down.width
+            try multiply(memory.normed, feedForward.gateUp, tokens, into: memory.gateUp)
+            let count = tokens * inner
+            try kernels.swiglu.launch(
+                grid: CUDAExtent(min((count / 8 + 255) / 256, 16 * stream.device.multiprocessorCount)), block: 256,
+                on: stream, .buffer(memory.gateUp), .value(feedForward.gateUpBias?.address ?? 0),
+                .buffer(memory.inner), .value(Int64(count)), .value(Int32(inner)))
+        }
+        // The router reads the residual stream as the layer's attention left it.
+        if let experts = layer.experts {
+            try runExperts(experts, nextNorm: layer.feedForwardNorm, tokens: tokens)
+        }
+        if let feedForward = layer.feedForward {
+            try add(memory.inner, feedForward.down, bias: feedForward.downBias, tokens)
+        }
     }
 
     private func norm(_ weight: CUDABuffer, tokens: Int) throws {

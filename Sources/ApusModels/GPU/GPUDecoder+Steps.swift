@@ -100,15 +100,18 @@ extension GPUDecoder {
         var products: Set = [product(weights.head, rows, .choose, parts: parts)]
         for layer in weights.layers {
             for weight in layer.projection { products.insert(product(weight, rows, .store, parts: parts)) }
-            products.insert(product(layer.gateUp, rows, .swiglu, parts: parts))
-            for weight in [layer.output, layer.down] { products.insert(product(weight, rows, .add)) }
+            products.insert(product(layer.output, rows, .add))
+            if let feedForward = layer.feedForward {
+                products.insert(product(feedForward.gateUp, rows, .swiglu, parts: parts))
+                products.insert(product(feedForward.down, rows, .add))
+            }
             if hasQueryProduct, let up = layer.latent?.queryUp { products.insert(product(up, rows, .store)) }
         }
-        return Array(products)
+        return Array(products.union(expertProducts(rows: rows, squareParts: parts)))
     }
 
     /// Parts in which the sums of squares of a step's rows are kept.
-    func squareParts(rows: Int) -> Int { product(weights.layers[0].down, rows, .add).squareParts }
+    func squareParts(rows: Int) -> Int { product(weights.layers[0].output, rows, .add).squareParts }
 
     /// Whether one query latent meets its projection to queries in a product of its own.
     private var hasQueryProduct: Bool { if case .latents(1, _) = shape.queries { true } else { false } }
@@ -134,7 +137,7 @@ extension GPUDecoder {
         if key.isSplit { try splitAttention.schedule(lengths: lengths, batch: rows, on: stream) }
         for layer in 0..<shape.layers {
             try queueAttention(layer, rows: rows, squareParts: parts, lengths: lengths, isSplit: key.isSplit)
-            try queueFeedForward(layer, rows: rows, squareParts: parts)
+            try queueFeedForward(layer, rows: rows, squareParts: parts, lengths: lengths)
         }
         try choose(
             rows: rows, x: memory.normed.address, squares: memory.squares.address, lengths: lengths,
@@ -213,20 +216,33 @@ extension GPUDecoder {
             attended.address, layer.output, bias: layer.outputBias, rows: rows, nextNorm: layer.feedForwardNorm)
     }
 
-    private func queueFeedForward(_ index: Int, rows: Int, squareParts: Int) throws {
+    private func queueFeedForward(_ index: Int, rows: Int, squareParts: Int, lengths: UInt64) throws {
         let layer = weights.layers[index]
-        var operands = CUDARowProduct.Operands(x: memory.normed.address, weight: layer.gateUp.address, rows: rows)
-        operands.bias = layer.gateUpBias?.address ?? 0
+        let next = index + 1 < shape.layers ? weights.layers[index + 1].attentionNorm : weights.finalNorm
+        if let experts = layer.experts {
+            return try queueExperts(
+                experts, shared: layer.feedForward, rows: rows, squareParts: squareParts, lengths: lengths,
+                nextNorm: next)
+        }
+        guard let feedForward = layer.feedForward else { return }
+        try queueGateUp(feedForward, rows: rows, squareParts: squareParts)
+        try add(
+            memory.inner.address, feedForward.down, bias: feedForward.downBias, rows: rows, nextNorm: next)
+    }
+
+    /// What is between a feed-forward's products.
+    func queueGateUp(_ feedForward: GPUDecoderWeights.FeedForward, rows: Int, squareParts: Int) throws {
+        let weight = feedForward.gateUp
+        var operands = CUDARowProduct.Operands(x: memory.normed.address, weight: weight.address, rows: rows)
+        operands.bias = feedForward.gateUpBias?.address ?? 0
         operands.squares = memory.squares.address
         operands.epsilon = Float(configuration.normEpsilon)
         operands.out = memory.inner.address
-        try multiply(product(layer.gateUp, rows, .swiglu, parts: squareParts), operands)
-        let next = index + 1 < shape.layers ? weights.layers[index + 1].attentionNorm : weights.finalNorm
-        try add(memory.inner.address, layer.down, bias: layer.downBias, rows: rows, nextNorm: next)
+        try multiply(product(weight, rows, .swiglu, parts: squareParts), operands)
     }
 
     /// Adds a product to the residual stream, and begins the next norm.
-    private func add(
+    func add(
         _ x: UInt64, _ weight: CUDAWeight, bias: CUDABuffer?, rows: Int, nextNorm: CUDABuffer
     ) throws {
         var operands = CUDARowProduct.Operands(x: x, weight: weight.address, rows: rows)

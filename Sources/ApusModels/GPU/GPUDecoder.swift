@@ -3,7 +3,7 @@ import ApusSynchronization
 import ApusTensor
 
 /// A decoder on a Hopper GPU, for models with grouped (MHA, GQA, MQA), tied (GTA) or latent attention (MLA, GLA), RMSNorm and
-/// SwiGLU: weights in bf16 or in the blocks of GGUF's quantised types, sums and the residual stream in float32, a paged cache in
+/// SwiGLU or mixtures of experts: weights in bf16 or in the blocks of GGUF's quantised types, sums and the residual stream in float32, a paged cache in
 /// bf16.
 ///
 /// The state of a step (tokens, lengths, page tables) is in the GPU's memory, and so is the choice of the next token: steps
@@ -135,7 +135,7 @@ public final class GPUDecoder: Sendable {
         self.shape = shape
         self.weights = try weights(shape)
         operations = try CUDAOperations(stream: stream)
-        kernels = try GPUDecoderKernels(stream.device)
+        kernels = try GPUDecoderKernels(stream.device, hasExperts: shape.experts != nil)
         loadedProducts = GPUDecoderProducts(stream.device.modules)
         let (rotated, style) = (configuration.rotary.width, configuration.rotary.style)
         attention =
@@ -190,6 +190,10 @@ public final class GPUDecoder: Sendable {
             throw .unsupported(
                 name: "attention of a model that is being trained", found: configuration.variant.rawValue,
                 expected: "mha, gqa or mqa")
+        }
+        guard configuration.experts == nil else {
+            throw .unsupported(
+                name: "feed-forward of a model that is being trained", found: "experts", expected: "a dense one")
         }
         try require(configuration)
     }
@@ -253,8 +257,9 @@ public final class GPUDecoder: Sendable {
         }
     }
 
-    /// Bytes of the weights that a step reads.
-    public var stepWeightBytes: Int { weights.stepBytes }
+    /// Bytes of the weights that a step of so many sequences reads; of experts those that are visited, where each is as likely
+    /// as the others.
+    public func stepWeightBytes(sequences: Int) -> Int { weights.stepBytes(shape.experts, sequences: sequences) }
 
     /// The first page of a layer.
     func cacheAddress(layer: Int) -> UInt64 {

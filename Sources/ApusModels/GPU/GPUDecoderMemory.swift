@@ -24,6 +24,8 @@ final class GPUDecoderMemory: Sendable {
     let gateUp: CUDABuffer
     /// A quantised matrix in bf16, while a chunk is multiplied with it.
     let expanded: CUDABuffer
+    /// Nil without experts.
+    let experts: GPUExpertMemory?
     /// The last rows of prompts, as the head reads them.
     let lastRows: CUDABuffer, lastSquares: CUDABuffer
     /// The head's candidates.
@@ -56,7 +58,7 @@ final class GPUDecoderMemory: Sendable {
         normed = try memory(rows, shape.width * 2)
         projected = try memory(rows, shape.projected * 2)
         attended = try memory(rows, shape.attentionOutputs * 2)
-        inner = try memory(rows, shape.inner * 2)
+        inner = try memory(rows, shape.widestInner * 2)
         squares = try memory(rows, (shape.width + 15) / 16 * 4)
         queries = try memory(rows, shape.attentionQueries * 2)
         let hasQueryLatents = shape.latent?.queryRank != nil
@@ -64,8 +66,11 @@ final class GPUDecoderMemory: Sendable {
         latentQueries = try memory(hasQueryLatents ? rows : 0, shape.latentQueries * 2)
         headValues = try memory(shape.latent == nil ? 0 : rows, shape.attended * 2)
         logSumExp = try memory(rows, shape.heads * 4)
-        gateUp = try memory(limits.chunk, 2 * shape.inner * 2)
+        gateUp = try memory(limits.chunk, 2 * shape.widestInner * 2)
         expanded = try memory(1, expandedBytes)
+        experts = try shape.experts.map {
+            try GPUExpertMemory($0, width: shape.width, rows: rows, chunk: limits.chunk, stream: stream)
+        }
         lastRows = try memory(most, shape.width * 2)
         lastSquares = try memory(most, (shape.width + 15) / 16 * 4)
         best = try memory(most, Self.candidates * 4)
@@ -127,8 +132,10 @@ struct GPUDecoderKernels: Sendable {
     let embed: CUDAKernel, pick: CUDAKernel, choose: CUDAKernel, rate: CUDAKernel, swiglu: CUDAKernel
     let addBias: CUDAKernel
     let quantised: CUDAQuantisedKernels
+    /// Nil without experts.
+    let experts: GPUExpertKernels?
 
-    init(_ device: CUDADevice) throws {
+    init(_ device: CUDADevice, hasExperts: Bool) throws {
         let module = try device.modules.module(for: KernelSources.source("decoder_step.cu"))
         embed = try module.kernel("embed_rows")
         pick = try module.kernel("pick_rows")
@@ -137,6 +144,7 @@ struct GPUDecoderKernels: Sendable {
         swiglu = try module.kernel("swiglu_turns")
         addBias = try module.kernel("add_bias")
         quantised = CUDAQuantisedKernels(device)
+        experts = hasExperts ? try GPUExpertKernels(device) : nil
     }
 }
 

@@ -1,6 +1,6 @@
 import ApusAttention
 
-/// The widths of a model that the GPU's decoder serves: RMSNorm and SwiGLU, one after the other, with grouped (MHA, GQA, MQA),
+/// The widths of a model that the GPU's decoder serves: RMSNorm and SwiGLU or experts, one after the other, with grouped (MHA, GQA, MQA),
 /// tied (GTA) or latent attention (MLA, GLA); with biases, and grouped attention with norms of queries and keys and sliding
 /// windows where the model has them.
 package struct GPUDecoderShape: Sendable, Hashable {
@@ -11,6 +11,8 @@ package struct GPUDecoderShape: Sendable, Hashable {
     package let format: GPUCacheFormat
     /// Elements of what a token's heads give to the output projection.
     package let attended: Int
+    /// Of layers that have them.
+    package let experts: ExpertConfiguration?
 
     /// Widths of a head whose values the matrix instructions of prefill attention have.
     private static let headWidths: Set = [16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 256]
@@ -27,7 +29,7 @@ package struct GPUDecoderShape: Sendable, Hashable {
         try require(
             model.isGated && model.activation == .silu, "activation", model.activation.rawValue, "a gate with silu")
         try require(!model.parallelResidual, "residual", "parallel", "one half after the other")
-        try require(model.experts == nil, "feed-forward", "experts", "a dense one")
+        if let experts = model.experts { try Self.require(experts, model) }
         try require(model.residualScale == 1, "residual scale", model.residualScale, "1")
         for (name, width) in [("hidden size", model.hiddenSize), ("feed-forward width", model.feedForwardWidth)] {
             try require(width % 8 == 0, name, width, "a multiple of 8")
@@ -89,9 +91,36 @@ package struct GPUDecoderShape: Sendable, Hashable {
         vocabulary = model.vocabularySize
         attention = model.attention
         attended = model.queryHeads * model.headValueWidth
+        experts = model.experts
+    }
+
+    /// Throws what the kernels of experts do not serve, by name.
+    private static func require(
+        _ experts: ExpertConfiguration, _ model: DecoderConfiguration
+    ) throws(GPUDecoderError) {
+        var groups = 1
+        switch experts.selection {
+        case .greedy: break
+        case .groupLimited(let count, _), .corrected(let count, _): groups = count
+        }
+        for (name, found, isServed, expected) in [
+            ("experts", experts.count, experts.count <= 256, "at most 256"),
+            ("experts a token", experts.expertsPerToken, experts.expertsPerToken <= 32, "at most 32"),
+            ("groups of experts", groups, groups <= 32, "at most 32"),
+            ("expert width", experts.width, experts.width % 8 == 0, "a multiple of 8"),
+            ("width of shared experts", experts.sharedWidth, experts.sharedWidth % 8 == 0, "a multiple of 8"),
+        ] where !isServed {
+            throw .unsupported(name: name, found: "\(found)", expected: expected)
+        }
+        guard !model.feedForwardBias else {
+            throw .unsupported(name: "feed-forward biases", found: "some", expected: "none beside experts")
+        }
     }
 
     private var geometry: CacheGeometry { format.geometry }
+
+    /// Elements between the products of a dense feed-forward or of shared experts.
+    package var widestInner: Int { max(inner, experts?.sharedWidth ?? 0) }
 
     /// Latent attention's widths.
     package var latent: LatentConfiguration? { if case .latent(let latent) = attention { latent } else { nil } }

@@ -11,19 +11,38 @@ final class GPUDecoderWeights: Sendable {
         /// `[hidden][heads]`.
         let output: CUDAWeight
         let outputBias: CUDABuffer?
-        /// 8 rows of the gate, 8 of up, ...
-        let gateUp: CUDAWeight
-        let gateUpBias: CUDABuffer?
-        let down: CUDAWeight
-        let downBias: CUDABuffer?
+        /// The dense one, or the shared experts.
+        let feedForward: FeedForward?
+        let experts: Experts?
         let attentionNorm: CUDABuffer
         let feedForwardNorm: CUDABuffer
         let queryNorm: CUDABuffer?
         let keyNorm: CUDABuffer?
         var latent: Latent?
 
-        /// All matrices that products of whole rows read.
-        var matrices: [CUDAWeight] { projection + [output, gateUp, down] + (latent?.queryUp.map { [$0] } ?? []) }
+        /// All matrices that every row is multiplied with.
+        var matrices: [CUDAWeight] {
+            projection + [output] + (feedForward.map { [$0.gateUp, $0.down] } ?? [])
+                + (latent?.queryUp.map { [$0] } ?? [])
+        }
+    }
+
+    struct FeedForward: Sendable {
+        /// 8 rows of the gate, 8 of up, ...
+        let gateUp: CUDAWeight
+        let gateUpBias: CUDABuffer?
+        let down: CUDAWeight
+        let downBias: CUDABuffer?
+    }
+
+    /// Routed experts.
+    struct Experts: Sendable {
+        /// `[expert][hidden]` float32, times the weight of the norm before it.
+        let router: CUDABuffer
+        /// `[expert]`.
+        let correction: CUDABuffer?
+        /// Of each expert, one after the other: as those of a feed-forward.
+        let gateUp: CUDAWeight, down: CUDAWeight
     }
 
     let embedding: CUDAWeight
@@ -45,11 +64,22 @@ final class GPUDecoderWeights: Sendable {
         layers.flatMap(\.matrices).filter(\.format.isQuantised).map { $0.rows * $0.width * 2 }.max() ?? 0
     }
 
-    /// Bytes of the matrices that a step reads.
-    var stepBytes: Int {
-        layers.reduce(head.byteCount) { bytes, layer in
+    /// Bytes of the matrices that a step of so many sequences reads; of experts those that are visited, where each is as likely
+    /// as the others.
+    func stepBytes(_ configuration: ExpertConfiguration?, sequences: Int) -> Int {
+        var visited = 0.0
+        if let configuration {
+            let (count, perToken) = (Double(configuration.count), Double(configuration.expertsPerToken))
+            var missed = 1.0
+            for _ in 0..<sequences { missed *= 1 - perToken / count }
+            visited = count * (1 - missed)
+        }
+        return layers.reduce(head.byteCount) { bytes, layer in
             layer.matrices.reduce(bytes) { $0 + $1.byteCount }
                 + (layer.latent.map { $0.keyUp.byteCount + $0.valueUp.byteCount } ?? 0)
+                + (layer.experts.map {
+                    $0.router.byteCount + Int(visited * Double($0.gateUp.byteCount + $0.down.byteCount))
+                } ?? 0)
         }
     }
 }
@@ -82,13 +112,8 @@ extension GPUDecoderWeights {
                     projectionBias: try bias.map { try stream.upload($0) },
                     output: try files.matrix([tensor(.output)]),
                     outputBias: model.attentionOutputBias ? try vector(.outputBias) : nil,
-                    gateUp: try files.byTurns(tensor(.gate), tensor(.up)),
-                    gateUpBias: model.feedForwardBias
-                        ? try stream.upload(
-                            Self.byTurns(
-                                tensor(.gateBias).float32().floats, tensor(.upBias).float32().floats, rows: 8)) : nil,
-                    down: try files.matrix([tensor(.down)]),
-                    downBias: model.feedForwardBias ? try vector(.downBias) : nil,
+                    feedForward: try files.feedForward(loader, layer: index),
+                    experts: try files.experts(loader, layer: index),
                     attentionNorm: try vector(.attentionNorm), feedForwardNorm: try vector(.feedForwardNorm),
                     queryNorm: model.queryKeyNorm ? try vector(.queryNorm) : nil,
                     keyNorm: model.queryKeyNorm ? try vector(.keyNorm) : nil,
@@ -131,15 +156,16 @@ extension GPUDecoderWeights {
         let fill = try stream.device.modules.kernel("fill_uniform", in: KernelSources.source("decoder_step.cu"))
         let quantised = CUDAQuantisedKernels(stream.device)
         var drawn = seed
-        try self.init(model, format: format) { rows, columns, format in
-            let buffer = try CUDABuffer(byteCount: format.byteCount(rows: rows, width: columns), stream: stream)
+        try self.init(model, format: format) { rows, columns, format, count in
+            let bytes = format.byteCount(rows: rows, width: columns) * count
+            let buffer = try CUDABuffer(byteCount: bytes, stream: stream)
             let weight = CUDAWeight(buffer, format, rows: rows, width: columns)
             drawn = drawn &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
             if format.isQuantised {
                 try quantised.fill(weight, seed: drawn, on: stream)
             } else {
                 try fill.launch(
-                    grid: 1024, block: 256, on: stream, .buffer(buffer), .value(Int64(rows * columns)), .value(drawn),
+                    grid: 1024, block: 256, on: stream, .buffer(buffer), .value(Int64(bytes / 2)), .value(drawn),
                     .value(Float(0.035)))
             }
             return weight
@@ -150,8 +176,8 @@ extension GPUDecoderWeights {
 
     /// Memory for the weights of a model, in bf16.
     convenience init(uninitialized model: DecoderConfiguration, stream: CUDAStream) throws {
-        try self.init(model, format: .bf16) { rows, columns, format in
-            let buffer = try CUDABuffer(byteCount: format.byteCount(rows: rows, width: columns), stream: stream)
+        try self.init(model, format: .bf16) { rows, columns, format, count in
+            let buffer = try CUDABuffer(byteCount: format.byteCount(rows: rows, width: columns) * count, stream: stream)
             return CUDAWeight(buffer, format, rows: rows, width: columns)
         } vector: { count, _ in
             try CUDABuffer(byteCount: count * 4, stream: stream)
@@ -165,29 +191,45 @@ extension GPUDecoderWeights {
     ///   - vector: makes float32 vectors of a length; the value is what changes nothing.
     private convenience init(
         _ model: DecoderConfiguration, format: CUDAWeightFormat,
-        make: (_ rows: Int, _ columns: Int, _ format: CUDAWeightFormat) throws -> CUDAWeight,
+        make: (_ rows: Int, _ columns: Int, _ format: CUDAWeightFormat, _ count: Int) throws -> CUDAWeight,
         vector: (_ count: Int, _ value: Float) throws -> CUDABuffer
     ) throws {
         let shape = try GPUDecoderShape(model)
-        func matrix(_ rows: Int, _ columns: Int) throws -> CUDAWeight {
-            try make(rows, columns, columns % format.dtype.blockSize == 0 ? format : .bf16)
+        func matrix(_ rows: Int, _ columns: Int, count: Int = 1) throws -> CUDAWeight {
+            try make(rows, columns, columns % format.dtype.blockSize == 0 ? format : .bf16, count)
         }
         func bias(_ isThere: Bool, _ count: Int) throws -> CUDABuffer? { isThere ? try vector(count, 0) : nil }
+        func feedForward(_ width: Int) throws -> FeedForward? {
+            guard width > 0 else { return nil }
+            return FeedForward(
+                gateUp: try matrix(2 * width, shape.width), gateUpBias: try bias(model.feedForwardBias, 2 * width),
+                down: try matrix(shape.width, width), downBias: try bias(model.feedForwardBias, shape.width))
+        }
+        func experts(_ experts: ExpertConfiguration) throws -> Experts {
+            // As float32 a pair of random bf16 is about the upper one.
+            Experts(
+                router: try make(experts.count, 2 * shape.width, .bf16, 1).buffer,
+                correction: experts.hasCorrection ? try vector(experts.count, 0) : nil,
+                gateUp: try matrix(2 * experts.width, shape.width, count: experts.count),
+                down: try matrix(shape.width, experts.width, count: experts.count))
+        }
         let embedding = try matrix(shape.vocabulary, shape.width)
-        let layers = try (0..<shape.layers).map { _ in
+        let layers = try (0..<shape.layers).map { index in
             Layer(
                 projection: [try matrix(shape.projected, shape.width)],
                 projectionBias: try bias(model.hasFirstBias, shape.projected),
                 output: try matrix(shape.width, shape.attended),
                 outputBias: try bias(model.attentionOutputBias, shape.width),
-                gateUp: try matrix(2 * shape.inner, shape.width),
-                gateUpBias: try bias(model.feedForwardBias, 2 * shape.inner),
-                down: try matrix(shape.width, shape.inner), downBias: try bias(model.feedForwardBias, shape.width),
+                feedForward: try feedForward(
+                    model.hasExperts(layer: index) ? model.experts?.sharedWidth ?? 0 : shape.inner),
+                experts: model.hasExperts(layer: index) ? try model.experts.map(experts) : nil,
                 attentionNorm: try vector(shape.width, 1), feedForwardNorm: try vector(shape.width, 1),
                 queryNorm: model.queryKeyNorm ? try vector(shape.headWidth, 1) : nil,
                 keyNorm: model.queryKeyNorm ? try vector(shape.headWidth, 1) : nil,
                 latent: try shape.latent.map {
-                    try Latent($0, shape, queryUp: matrix, perHead: { try make($0, $1, .bf16).buffer }, vector: vector)
+                    try Latent(
+                        $0, shape, queryUp: { try matrix($0, $1) },
+                        perHead: { try make($0, $1, .bf16, 1).buffer }, vector: vector)
                 })
         }
         self.init(
@@ -238,13 +280,15 @@ extension GPUDecoderWeights {
             try vectors([role(.queryBias), role(.keyBias), role(.valueBias)], to: layer.projectionBias)
             try matrices([role(.output)], to: layer.output.buffer)
             try vectors([role(.outputBias)], to: layer.outputBias)
+            // Of dense models alone.
+            guard let feedForward = layer.feedForward else { continue }
             for (place, part) in [LayerTensor.gate, .up].enumerated() {
                 try operations.copyRows(
                     try source(role(part)).address, stride: turn,
-                    to: CUDAArray(layer.gateUp.address, .bf16).advanced(by: place * turn), stride: 2 * turn,
+                    to: CUDAArray(feedForward.gateUp.address, .bf16).advanced(by: place * turn), stride: 2 * turn,
                     rows: configuration.feedForwardWidth / 8, columns: turn)
             }
-            try matrices([role(.down)], to: layer.down.buffer)
+            try matrices([role(.down)], to: feedForward.down.buffer)
             try vectors([role(.attentionNorm)], to: layer.attentionNorm)
             try vectors([role(.feedForwardNorm)], to: layer.feedForwardNorm)
             try vectors([role(.queryNorm)], to: layer.queryNorm)

@@ -59,9 +59,76 @@ struct GPUWeightFiles {
             rows: parts.reduce(0) { $0 + $1.shape[0] }, width: parts[0].shape[1])
     }
 
-    private func empty(_ format: CUDAWeightFormat, rows: Int, width: Int) throws -> CUDAWeight {
-        let buffer = try CUDABuffer(byteCount: format.byteCount(rows: rows, width: width), stream: stream)
+    private func empty(_ format: CUDAWeightFormat, rows: Int, width: Int, count: Int = 1) throws -> CUDAWeight {
+        let buffer = try CUDABuffer(byteCount: format.byteCount(rows: rows, width: width) * count, stream: stream)
         try stream.fill(buffer, with: 0)
         return CUDAWeight(buffer, format, rows: rows, width: width)
+    }
+}
+
+// MARK: Feed-forwards
+
+extension GPUWeightFiles {
+    /// A layer's dense feed-forward or its shared experts; nil without.
+    func feedForward(_ loader: DecoderLoader, layer: Int) throws -> GPUDecoderWeights.FeedForward? {
+        let model = loader.configuration
+        func tensor(_ part: LayerTensor) throws -> Tensor { try loader.tensor(layer, part) }
+        func floats(_ part: LayerTensor) throws -> [Float] { try tensor(part).float32().floats }
+        if model.hasExperts(layer: layer) {
+            guard let experts = model.experts, experts.sharedWidth > 0 else { return nil }
+            return GPUDecoderWeights.FeedForward(
+                gateUp: try byTurns(tensor(.sharedGate), tensor(.sharedUp)), gateUpBias: nil,
+                down: try matrix([tensor(.sharedDown)]), downBias: nil)
+        }
+        let hasBias = model.feedForwardBias
+        return GPUDecoderWeights.FeedForward(
+            gateUp: try byTurns(tensor(.gate), tensor(.up)),
+            gateUpBias: hasBias
+                ? try stream.upload(GPUDecoderWeights.byTurns(floats(.gateBias), floats(.upBias), rows: 8)) : nil,
+            down: try matrix([tensor(.down)]), downBias: hasBias ? try stream.upload(floats(.downBias)) : nil)
+    }
+
+    /// A layer's routed experts; nil without.
+    func experts(_ loader: DecoderLoader, layer: Int) throws -> GPUDecoderWeights.Experts? {
+        guard loader.configuration.hasExperts(layer: layer), let experts = loader.configuration.experts else {
+            return nil
+        }
+        func tensor(_ part: LayerTensor) throws -> Tensor { try loader.tensor(layer, part) }
+        let (norm, router) = (
+            try tensor(.feedForwardNorm).float32().floats, try tensor(.router).float32().floats
+        )
+        let all = 0..<experts.count
+        return GPUDecoderWeights.Experts(
+            router: try stream.upload(router.enumerated().map { $1 * norm[$0 % norm.count] }),
+            correction: experts.hasCorrection
+                ? try stream.upload(tensor(.routerCorrection).float32().floats) : nil,
+            gateUp: try stacked(
+                all.map { [try tensor(.expertGate($0)), try tensor(.expertUp($0))] }, byTurns: true),
+            down: try stacked(all.map { [try tensor(.expertDown($0))] }, byTurns: false))
+    }
+
+    /// A matrix of each expert, or two by turns of 8 rows, one after the other; in bf16 where their types differ.
+    private func stacked(_ experts: [[Tensor]], byTurns: Bool) throws -> CUDAWeight {
+        let (first, parts) = (experts[0][0], experts.joined())
+        var format = CUDAWeightFormat(first.dtype)
+        if !parts.allSatisfy({ CUDAWeightFormat($0.dtype) == format }) { format = .bf16 }
+        let weight = try empty(
+            format, rows: experts[0].reduce(0) { $0 + $1.shape[0] }, width: first.shape[1], count: experts.count)
+        for (index, parts) in experts.enumerated() {
+            let offset = index * weight.byteCount
+            guard format.isQuantised else {
+                let rows = try parts.map { try GPUDecoderWeights.bf16($0) }
+                let elements =
+                    byTurns ? GPUDecoderWeights.byTurns(rows[0], rows[1], rows: 8 * weight.width) : rows[0]
+                let staged = try stream.upload(elements)
+                try stream.copy(weight.byteCount, from: staged, at: 0, to: weight.buffer, at: offset)
+                continue
+            }
+            for (place, part) in parts.enumerated() {
+                try kernels.repack(
+                    part, byTurns ? .turns(8 * place) : .from(0), into: weight.buffer, at: offset, on: stream)
+            }
+        }
+        return weight
     }
 }

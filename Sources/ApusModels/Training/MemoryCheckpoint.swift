@@ -67,7 +67,9 @@ public struct MemoryCheckpoint: Checkpoint {
         var random = SplitMix(state: seed &+ UInt64(shape.count))
         for start in stride(from: 0, to: tensor.byteCount, by: DType.q6_K.bytesPerBlock) {
             let block = tensor.rawPointer + start
-            for byte in 0..<208 { block.storeBytes(of: UInt8(truncatingIfNeeded: random.next()), toByteOffset: byte, as: UInt8.self) }
+            for byte in 0..<208 {
+                block.storeBytes(of: UInt8(truncatingIfNeeded: random.next()), toByteOffset: byte, as: UInt8.self)
+            }
             block.storeBytes(of: UInt8(bits & 255), toByteOffset: 208, as: UInt8.self)
             block.storeBytes(of: UInt8(bits >> 8), toByteOffset: 209, as: UInt8.self)
         }

@@ -29,11 +29,12 @@
 #ifndef REPEATS
 #define REPEATS (EPILOGUE == CHOOSE)
 #endif
-#ifndef RESIDENT
-#define RESIDENT 1
-#endif
-
 #define THREADS (32 * WARPS)
+#ifdef RESIDENT
+#define BOUNDS THREADS, RESIDENT
+#else
+#define BOUNDS THREADS
+#endif
 #define UNIT 64
 #define UNITS ((WIDTH + UNIT - 1) / UNIT)
 #define OWN ((UNITS + WARPS - 1) / WARPS)  // units of a warp: its number, and every WARPS-th from there
@@ -41,7 +42,7 @@
 #if FORMAT == BF16
 #define AT_ONCE 4  // units of a tile whose weights are on their way
 #else
-#define AT_ONCE (CODE_BITS == 8 ? 4 : HAS_MINIMUM ? 6 : 8)
+#define AT_ONCE (GROUPS >= 8 ? 2 : CODE_BITS == 8 ? 4 : HAS_MINIMUM ? 6 : 8)
 #endif
 #define FRAGMENTS ((TILES * GROUPS + WARPS - 1) / WARPS)  // 16 weight rows x 8 rows of x that a warp finishes
 #define IN_ROUNDS (ROUND > 0 && ROUND < OWN)              // x comes again for each tile
@@ -146,9 +147,10 @@ __device__ __forceinline__ uint4 x_of_stage(u32 stage, int slot, int row, int bl
 }
 
 __device__ __forceinline__ uint4 x_of_memory(const bf16_bits *row, int k, int lane) {
-    if (k >= WIDTH) return make_uint4(0, 0, 0, 0);
 #if FORMAT != BF16
     if (BY_16) {
+        // Rows are whole super-blocks.
+        if (k >= WIDTH) return make_uint4(0, 0, 0, 0);
         const uint2 first = *reinterpret_cast<const uint2 *>(row + k + lane % 4 * 4);
         const uint2 second = *reinterpret_cast<const uint2 *>(row + k + 16 + lane % 4 * 4);
         return make_uint4(first.x, first.y, second.x, second.y);
@@ -177,10 +179,11 @@ __device__ __forceinline__ void multiply_unit(float (&sum)[TILES][GROUPS][4], co
 }
 #else
 #define ONES 0x3f803f80u  // two of them in bf16
+#define BLOCKS_AT_ONCE (GROUPS >= 8 && CODE_BITS == 4 ? 1 : 2)  // what registers hold
 
 template <typename X>
 __device__ __forceinline__ void multiply_unit(float (&sum)[TILES][GROUPS][4], const WeightUnit (&units)[TILES], X x) {
-#pragma unroll
+#pragma unroll BLOCKS_AT_ONCE
     for (int block = 0; block < 2; ++block) {
         u32 a[TILES][2][4];
         Scales scales[TILES][2];
@@ -202,19 +205,18 @@ __device__ __forceinline__ void multiply_unit(float (&sum)[TILES][GROUPS][4], co
             const uint4 own = x(group, block);
             float whole[4] = {0.0f, 0.0f, 0.0f, 0.0f};  // sums of x
             if (HAS_MINIMUM) {
-                const u32 ones[4] = {ONES, ONES, ONES, ONES};
-                multiply_16x8(whole, ones, own.x, own.y);
-                multiply_16x8(whole, ones, own.z, own.w);
+                mma_16x8x16(whole, ONES, ONES, ONES, ONES, own.x, own.y);
+                mma_16x8x16(whole, ONES, ONES, ONES, ONES, own.z, own.w);
             }
 #pragma unroll
             for (int i = 0; i < TILES; ++i) {
                 float d[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-                multiply_16x8(d, a[i][0], own.x, own.y);
+                mma_16x8x16(d, a[i][0][0], a[i][0][1], a[i][0][2], a[i][0][3], own.x, own.y);
                 if (BY_16) {
 #pragma unroll
                     for (int j = 0; j < 4; ++j) sum[i][group][j] += scales[i][j / 2].factor[0] * d[j], d[j] = 0.0f;
                 }
-                multiply_16x8(d, a[i][1], own.z, own.w);
+                mma_16x8x16(d, a[i][1][0], a[i][1][1], a[i][1][2], a[i][1][3], own.z, own.w);
 #pragma unroll
                 for (int j = 0; j < 4; ++j) {
                     sum[i][group][j] += scales[i][j / 2].factor[1] * d[j];
@@ -226,7 +228,7 @@ __device__ __forceinline__ void multiply_unit(float (&sum)[TILES][GROUPS][4], co
 }
 #endif
 
-extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) row_product(const __grid_constant__ RowProduct p) {
+extern "C" __global__ void __launch_bounds__(BOUNDS) row_product(const __grid_constant__ RowProduct p) {
 #if NORM
     __shared__ float inverses[ROWS];
 #endif

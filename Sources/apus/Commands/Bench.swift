@@ -153,7 +153,10 @@ struct BenchDecodeGPU {
                     + "| \(fixed(rates.min() ?? 0, 0)) | \(fixed(rates.max() ?? 0, 0)) "
                     + "| \(fixed(sorted[sorted.count / 2] / Double(steps) * 1e6, 1)) |\n")
         }
-        try Terminal.out("weights that a step reads: \(fixed(Double(decoder.stepWeightBytes) / 1e6, 1)) MB\n")
+        for batch in batches {
+            let bytes = decoder.stepWeightBytes(sequences: batch)
+            try Terminal.out("weights that a step of \(batch) reads: \(fixed(Double(bytes) / 1e6, 1)) MB\n")
+        }
     }
 
     private func decoder(_ limits: GPUDecoder.Limits) throws -> GPUDecoder {

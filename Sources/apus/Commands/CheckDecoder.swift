@@ -23,12 +23,24 @@ struct CheckDecoder: ParsableCommand {
             EXAMPLES:
               apus check decoder
               apus check decoder ./SmolLM2-135M --seed 7
+              apus check decoder --only experts
             """)
 
     @Argument(help: "A GGUF file, a safetensors file beside its config.json, or a Hugging Face directory.")
     var model: String?
+    @Option(help: "Without a model: of the small ones those whose name has this in it, and none in training.")
+    var only: String?
     @Option(help: "Seed of prompts and weights; another one each time by default.") var seed: UInt64?
     @Flag(help: "Print a JSON array with an object a batch.") var json = false
+
+    func validate() throws {
+        guard let only else { return }
+        if model != nil { throw ValidationError("--only: expected no model beside it") }
+        if !GPUDecoderCheck.shapes.contains(where: { $0.name.contains(only) }) {
+            let names = GPUDecoderCheck.shapes.map(\.name).joined(separator: "; ")
+            throw ValidationError("--only: expected a part of one of these names, found \(only): \(names)")
+        }
+    }
 
     func run() throws {
         let seed = seed ?? UInt64.random(in: 0...UInt64(UInt32.max))
@@ -48,12 +60,11 @@ struct CheckDecoder: ParsableCommand {
         if let model {
             try report(check.run(Checkpoints.open(model)))
         } else {
-            for (name, configuration) in GPUDecoderCheck.shapes { try report(check.run(name, configuration)) }
-            for (name, configuration, type) in GPUDecoderCheck.quantised {
-                try report(check.run(name, configuration, type))
+            for shape in GPUDecoderCheck.shapes where only.map(shape.name.contains) ?? true {
+                try report(check.run(shape))
             }
         }
-        let trained = model == nil ? try checkTrained(seed: seed) : []
+        let trained = model == nil && only == nil ? try checkTrained(seed: seed) : []
         if json { try Terminal.out(JSONValue.array(outcomes.map(object) + trained.map(object)).serialized() + "\n") }
         guard outcomes.allSatisfy(\.failures.isEmpty), trained.allSatisfy(\.failures.isEmpty) else {
             throw ExitCode.failure

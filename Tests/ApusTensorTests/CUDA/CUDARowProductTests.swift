@@ -41,11 +41,12 @@ import Testing
     }
 
     @Test func bytesOfWeights() {
-        // As in files, but for Q6_K, whose codes have a byte.
-        for format in CUDAWeightFormat.allCases where format != .q6_K {
+        // As in files, but for Q4_K's scales, whose 6 bits get a byte, and Q6_K's codes.
+        for format in [CUDAWeightFormat.bf16, .q8_0, .q4_0, .q4_1] {
             let bytes = format.byteCount(rows: 48, width: 1024)
             #expect(bytes == format.dtype.byteCount(elements: 48 * 1024))
         }
+        #expect(CUDAWeightFormat.q4_K.byteCount(rows: 16, width: 256) == 4 * 576 + 64)
         #expect(CUDAWeightFormat.q6_K.byteCount(rows: 16, width: 256) == 4 * 1088 + 64)
         #expect(CUDAWeightFormat.q4_0.byteCount(rows: 17, width: 96) == 2 * 2 * 576, "tiles and units are filled up")
         #expect(CUDAWeightFormat(.f16) == .bf16 && CUDAWeightFormat(.q4_K) == .q4_K)

@@ -31,7 +31,8 @@ struct KernelVariant: Sendable, CustomTestStringConvertible {
             width: width, outputs: width, rows: rows, epilogue: .add, multiprocessors: 132
         ).squareParts
         let product = CUDARowProduct(
-            width: width, outputs: outputs, rows: rows, epilogue: epilogue, inputParts: norm ? parts : 0, format: format,
+            width: width, outputs: outputs, rows: rows, epilogue: epilogue, inputParts: norm ? parts : 0,
+            format: format,
             multiprocessors: 132)
         return KernelVariant(
             file: product.file, defines: product.defines, isFast: product.file == "tall_products.cu")
@@ -52,14 +53,37 @@ struct KernelVariant: Sendable, CustomTestStringConvertible {
 
     /// Of an 8B Llama in quantised types, and of small models that keep to blocks of few rows.
     static let quantisedProducts = CUDAWeightFormat.allCases.filter(\.isQuantised).flatMap { format in
-        [1, 16, 64, 256].flatMap { batch in
+        // Q4_1 and Q6_K have Q4_K's minimum and Q8_0's codes.
+        ([.q4_1, .q6_K].contains(format) ? [1, 16] : [1, 16, 64, 256]).flatMap { batch in
             [
                 rows(batch, width: 4096, outputs: 6144, .store, norm: true, format: format),
                 rows(batch, width: 4096, outputs: 28672, .swiglu, norm: true, format: format),
                 rows(batch, width: 14336, outputs: 4096, .add, format: format),
                 rows(batch, width: 4096, outputs: 128_256, .choose, norm: true, format: format),
             ]
-        } + [rows(32, width: 1024, outputs: 512, .add, format: format), rows(64, width: 512, outputs: 512, .add, format: format)]
+        } + [
+            rows(32, width: 1024, outputs: 512, .add, format: format),
+            rows(64, width: 512, outputs: 512, .add, format: format),
+        ]
+    }
+    /// Experts in steps, by rows of a chunk, and in prompts.
+    static let expertProducts = [CUDAWeightFormat.bf16, .q8_0, .q4_K].flatMap { format in
+        [8, 64].flatMap { height in
+            [
+                experts(height, width: 2048, outputs: 2816, .swiglu, norm: true, format: format),
+                experts(height, width: 1536, outputs: 2048, .store, format: format),
+            ]
+        } + [experts(64, width: 2048, outputs: 2816, .swiglu, areTall: true, format: format)]
+    }
+    static func experts(
+        _ rows: Int, width: Int, outputs: Int, _ epilogue: CUDARowProduct.Epilogue, norm: Bool = false,
+        areTall: Bool = false, format: CUDAWeightFormat
+    ) -> KernelVariant {
+        let product = CUDARowProduct(
+            width: width, outputs: outputs, rows: rows, epilogue: epilogue, inputParts: norm ? 128 : 0, format: format,
+            experts: .init(count: 64, chunks: 112, areTall: areTall), multiprocessors: 132)
+        return KernelVariant(
+            file: product.file, defines: product.defines, isFast: product.file == "tall_products.cu")
     }
     static let quantisedWeights = CUDAWeightFormat.allCases.filter(\.isQuantised).map {
         KernelVariant(file: "quantised_weights.cu", defines: ["FORMAT": $0.rawValue])
@@ -71,7 +95,7 @@ struct KernelVariant: Sendable, CustomTestStringConvertible {
                 && !["norm_registers.cu", "quantised_weights.cu"].contains($0)
         }.map {
             KernelVariant(file: $0)
-        } + rowProducts + quantisedProducts + quantisedWeights
+        } + rowProducts + quantisedProducts + expertProducts + quantisedWeights
         + (1...8).map { KernelVariant(file: "norm_registers.cu", defines: ["PARTS": $0]) }
         + attention(key: 64, value: 64) + attention(key: 96, value: 96) + attention(key: 128, value: 128)
         + attention(key: 128, value: 128, dtype: .f32) + attention(key: 256, value: 256)

@@ -12,6 +12,7 @@ public enum KernelSources {
         "decoder_step.cu": text(PackageResources.decoder_step_cu),
         "elementwise.cu": text(PackageResources.elementwise_cu),
         "embedding.cu": text(PackageResources.embedding_cu),
+        "experts.cu": text(PackageResources.experts_cu),
         "norm.cu": text(PackageResources.norm_cu),
         "norm_registers.cu": text(PackageResources.norm_registers_cu),
         "quantised_weights.cu": text(PackageResources.quantised_weights_cu),

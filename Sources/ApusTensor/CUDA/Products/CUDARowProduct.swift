@@ -40,7 +40,10 @@ package struct CUDARowProduct: Sendable, Hashable {
         package var positions: UInt64 = 0
         /// `[rows][parts]` float32 and int32: the best of each block.
         package var best: UInt64 = 0, bestIndex: UInt64 = 0
-        fileprivate var chunks: UInt64 = 0, tokens: UInt64 = 0
+        /// With experts: `[chunks]` of expert, first row and rows.
+        package var chunks: UInt64 = 0
+        /// With experts: `[rows]` int32, which row of x a row is; or 0, the row itself.
+        package var tokens: UInt64 = 0
         fileprivate var expertBytes: Int64 = 0
         /// Rows of x.
         package var rows: Int32
@@ -68,6 +71,21 @@ package struct CUDARowProduct: Sendable, Hashable {
         case tall(columns: Int, groups: Int, stages: Int, expanders: Int = 0)
     }
 
+    /// Rows that belong to chunks, each of which meets the weight of an expert.
+    package struct Experts: Sendable, Hashable {
+        /// Weights, one after the other.
+        package var count: Int
+        /// The most chunks; those of no rows are skipped.
+        package var chunks: Int
+        /// Whether many rows meet each weight: then x has them in the order of the chunks, and no product has a norm.
+        package var areTall: Bool
+
+        /// Experts.
+        package init(count: Int, chunks: Int, areTall: Bool) {
+            (self.count, self.chunks, self.areTall) = (count, chunks, areTall)
+        }
+    }
+
     /// Elements of a row, and rows of the weight.
     package let width: Int, outputs: Int
     /// Rows of x.
@@ -78,15 +96,18 @@ package struct CUDARowProduct: Sendable, Hashable {
     package let inputParts: Int
     /// How the weight lies in memory.
     package let format: CUDAWeightFormat
+    /// Nil where all rows meet one weight.
+    package let experts: Experts?
     private let kernel: Kernel
     /// Blocks over the outputs.
     private let columns: Int
 
-    /// The shape's settings. `inputParts`: of the sums of squares, where there is a norm; 0 for none. Precondition: the width
-    /// is a multiple of 8 and of the format's blocks; outputs of 8 except with ``Epilogue/choose``, with SwiGLU of 16.
+    /// The shape's settings. `inputParts`: of the sums of squares, where there is a norm; 0 for none. `rows`: with experts, the
+    /// most of a chunk. Precondition: the width is a multiple of 8 and of the format's blocks; outputs of 8 except with
+    /// ``Epilogue/choose``, with SwiGLU of 16; experts store or have SwiGLU.
     package init(
         width: Int, outputs: Int, rows: Int, epilogue: Epilogue, inputParts: Int = 0, format: CUDAWeightFormat = .bf16,
-        multiprocessors: Int
+        experts: Experts? = nil, multiprocessors: Int
     ) {
         precondition(width > 0 && width % 8 == 0 && outputs > 0 && rows > 0, "[\(rows), \(width)] x [\(outputs)]")
         precondition(
@@ -97,10 +118,13 @@ package struct CUDARowProduct: Sendable, Hashable {
         self.epilogue = epilogue
         self.inputParts = inputParts
         self.format = format
+        self.experts = experts
+        precondition(experts == nil || epilogue == .store || epilogue == .swiglu, "\(epilogue) of experts")
         precondition(width % format.dtype.blockSize == 0, "rows of \(width) elements of \(format)")
         // The same for all formats, so that they leave sums of squares in the same parts.
         let smallBlocks = (outputs + 15) / 16 * ((rows + 63) / 64)
-        let isFew = rows <= 16 || (epilogue != .choose && smallBlocks <= multiprocessors)
+        let isFew =
+            experts.map { !$0.areTall } ?? (rows <= 16 || (epilogue != .choose && smallBlocks <= multiprocessors))
         kernel =
             isFew
             ? format.isQuantised
@@ -110,8 +134,10 @@ package struct CUDARowProduct: Sendable, Hashable {
         let blocks = (outputs + kernel.columns - 1) / kernel.columns
         let rowBlocks = (rows + kernel.rows - 1) / kernel.rows
         // Blocks that go on to further tiles: as many as are on the GPU at a time.
-        let resident = kernel.resident(epilogue) * multiprocessors
-        columns = epilogue == .choose || kernel.repeats ? min(blocks, max(1, resident / rowBlocks)) : blocks
+        let resident = kernel.resident(epilogue) * multiprocessors * (experts == nil ? 1 : 2)
+        columns =
+            epilogue == .choose || kernel.repeats
+            ? min(blocks, max(1, resident / (experts?.chunks ?? rowBlocks))) : blocks
     }
 
     /// Few rows are bound by the weight's way to the registers: many small blocks.
@@ -163,9 +189,11 @@ package struct CUDARowProduct: Sendable, Hashable {
         if xBytes + sumBytes(count, tiles: 1) <= 220 << 10 {
             return .few(rows: blockRows, tiles: 1, warps: count, staged: own, resident: 1)
         }
-        let room = (200 << 10) - sumBytes(count, tiles: 2)
+        // 64 rows have no registers for two tiles.
+        let several = blockRows < 64 ? 2 : 1
+        let room = (200 << 10) - sumBytes(count, tiles: several)
         let staged = min(own - 1, max(1, room / (count * 2 * blockRows * 128)))
-        return .few(rows: blockRows, tiles: 2, warps: count, staged: staged, buffers: 2, resident: 1)
+        return .few(rows: blockRows, tiles: several, warps: count, staged: staged, buffers: 2, resident: 1)
     }
 
     /// The narrowest blocks that are on the GPU all at once, or the widest; the head's, which go on to further tiles, are wide.
@@ -203,6 +231,7 @@ package struct CUDARowProduct: Sendable, Hashable {
             "WIDTH": width, "NORM": inputParts > 0 ? 1 : 0, "PARTS": max(inputParts, 1), "EPILOGUE": epilogue.rawValue,
         ]
         if format.isQuantised { common["FORMAT"] = format.rawValue }
+        if experts != nil { common["EXPERTS"] = 1 }
         var own: [String: Int]
         switch kernel {
         case .few(let rows, let tiles, let warps, let staged, _, let resident):
@@ -228,20 +257,23 @@ package struct CUDARowProduct: Sendable, Hashable {
         var operands = operands
         operands.outputs = Int32(outputs)
         if operands.stride == 0 { operands.stride = Int32(outputs) }
-        let grid = CUDAExtent(columns, (rows + kernel.rows - 1) / kernel.rows)
+        operands.expertBytes = Int64(format.byteCount(rows: outputs, width: width))
+        let grid = CUDAExtent(columns, experts?.chunks ?? (rows + kernel.rows - 1) / kernel.rows)
         guard case .tall(let weightRows, _, _, _) = kernel else {
             return try loaded.launch(
                 grid: grid, block: CUDAExtent(kernel.threads), sharedMemory: sharedMemory,
                 attributes: [.overlapsPredecessor], on: stream, .value(operands))
         }
-        func map(_ address: UInt64, rows: Int, box: Int) throws -> CUDATensorMap {
+        func map(_ address: UInt64, rows: Int, box: Int, count: Int = 1) throws -> CUDATensorMap {
             try CUDATensorMap(
-                .bf16, address: address, extents: [width, rows, 1], strides: [width * 2, width * 2 * rows],
+                .bf16, address: address, extents: [width, rows, count], strides: [width * 2, width * 2 * rows],
                 box: [64, box, 1])
         }
-        let x = try map(operands.x, rows: rows, box: kernel.rows)
+        let x = try map(operands.x, rows: Int(operands.rows), box: kernel.rows)
         // Expanded weights need no map.
-        let weight = format.isQuantised ? x : try map(operands.weight, rows: outputs, box: weightRows)
+        let weight =
+            format.isQuantised
+            ? x : try map(operands.weight, rows: outputs, box: weightRows, count: experts?.count ?? 1)
         try loaded.launch(
             grid: grid, block: CUDAExtent(kernel.threads), sharedMemory: sharedMemory,
             attributes: [.overlapsPredecessor], on: stream, .value(x), .value(weight), .value(operands))

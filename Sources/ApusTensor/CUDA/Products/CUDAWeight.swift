@@ -65,7 +65,7 @@ package enum CUDAWeightFormat: Int, Sendable, Hashable, CaseIterable {
 
 /// A matrix in a GPU's memory that activations are multiplied with.
 package struct CUDAWeight: Sendable {
-    /// Its memory, or that of several that are alike.
+    /// Its memory, or that of several that are alike, one after the other.
     package let buffer: CUDABuffer
     package let format: CUDAWeightFormat
     /// Rows are outputs.
@@ -154,9 +154,9 @@ package final class CUDAQuantisedKernels: Sendable {
     /// The kernel that brings rows of a table into the residual stream, with the parameters of `embed_rows`.
     package func embedding(_ format: CUDAWeightFormat) throws -> CUDAKernel { try kernel(.embed, format) }
 
-    /// Queues random codes with the same scales everywhere: elements between about -0.03 and 0.03.
+    /// Queues random codes with the same scales everywhere into all of a weight's memory: elements between about -0.03 and 0.03.
     package func fill(_ weight: CUDAWeight, seed: UInt64, on stream: CUDAStream) throws {
-        let (words, scales) = (weight.byteCount / 4, weight.format.randomScales)
+        let (words, scales) = (weight.buffer.byteCount / 4, weight.format.randomScales)
         try kernel(.fill, weight.format).launch(
             grid: Self.blocks(words, stream), block: 256, on: stream, .buffer(weight.buffer), .value(Int64(words)),
             .value(seed), .value(scales.scales), .value(scales.super))
