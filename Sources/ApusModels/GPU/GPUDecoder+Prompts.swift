@@ -214,11 +214,30 @@ extension GPUDecoder {
             CUDAArray(address, .bf16), rows: weight.rows, columns: weight.width, isTransposed: true)
     }
 
+    /// Rows up to which a quantised matrix is multiplied as it lies: to expand it takes as long as some hundred rows do.
+    private static let fewRows = 256
+
+    /// The product of few rows with a quantised matrix, for a number of rows that settings are made for; nil for others.
+    private func fewRowProduct(
+        _ weight: CUDAWeight, _ tokens: Int, _ epilogue: CUDARowProduct.Epilogue
+    ) -> CUDARowProduct? {
+        guard weight.format.isQuantised, tokens <= Self.fewRows else { return nil }
+        return CUDARowProduct(
+            width: weight.width, outputs: weight.rows, rows: Self.bucket(tokens), epilogue: epilogue,
+            format: weight.format, multiprocessors: stream.device.multiprocessorCount)
+    }
+
     /// Products of rows, to columns from `column` on of rows of `width` (none: of as many as there are).
     private func multiply(
         _ x: CUDABuffer, _ weight: CUDAWeight, _ tokens: Int, into out: CUDABuffer, column: Int = 0,
         of width: Int? = nil
     ) throws {
+        if let product = fewRowProduct(weight, tokens, .store) {
+            var operands = CUDARowProduct.Operands(x: x.address, weight: weight.address, rows: tokens)
+            operands.out = out.address + UInt64(column * 2)
+            operands.stride = Int32(width ?? weight.rows)
+            return try product.launch(loadedProducts.kernel(product), operands, on: stream)
+        }
         try operations.multiply(
             .init(CUDAArray(x.address, .bf16), rows: tokens, columns: weight.width), expanded(weight),
             into: .init(
@@ -227,6 +246,16 @@ extension GPUDecoder {
 
     /// Adds a product to the residual stream.
     private func add(_ x: CUDABuffer, _ weight: CUDAWeight, bias: CUDABuffer?, _ tokens: Int) throws {
+        if let product = fewRowProduct(weight, tokens, .add) {
+            var operands = CUDARowProduct.Operands(x: x.address, weight: weight.address, rows: tokens)
+            operands.bias = bias?.address ?? 0
+            operands.sums = memory.residual.address
+            // Prompts begin their norms anew.
+            operands.out = memory.normed.address
+            operands.nextWeight = weights.finalNorm.address
+            operands.nextSquares = memory.squares.address
+            return try product.launch(loadedProducts.kernel(product), operands, on: stream)
+        }
         try operations.multiply(
             .init(CUDAArray(x.address, .bf16), rows: tokens, columns: weight.width), expanded(weight),
             into: .init(CUDAArray(memory.residual.address, .f32), rows: tokens, columns: shape.width),
