@@ -128,7 +128,7 @@ package struct CUDARowProduct: Sendable, Hashable {
         kernel =
             isFew
             ? format.isQuantised
-                ? Self.fewQuantised(width: width, outputs: outputs, rows: rows, multiprocessors)
+                ? Self.fewQuantised(width: width, outputs: outputs, rows: rows, epilogue, multiprocessors)
                 : Self.few(width: width, rows: rows, epilogue)
             : Self.tall(width: width, outputs: outputs, rows: rows, epilogue, format, multiprocessors)
         let blocks = (outputs + kernel.columns - 1) / kernel.columns
@@ -160,7 +160,9 @@ package struct CUDARowProduct: Sendable, Hashable {
     /// Blocks that stay on the GPU and go from tile to tile: a tile's weights are few bytes, those of the next one are on their
     /// way while its sums meet. One or two on a multiprocessor, whichever shares out the tiles more evenly; where x does not fit
     /// into shared memory, it comes again for each tile, and tiles are larger.
-    private static func fewQuantised(width: Int, outputs: Int, rows: Int, _ multiprocessors: Int) -> Kernel {
+    private static func fewQuantised(
+        width: Int, outputs: Int, rows: Int, _ epilogue: Epilogue, _ multiprocessors: Int
+    ) -> Kernel {
         let blockRows = [8, 16, 32].first { $0 >= rows } ?? 64
         let (units, tiles, rowBlocks) = ((width + 63) / 64, (outputs + 15) / 16, (rows + 63) / 64)
         /// Warps that share out the units, at most so many, and the units of one.
@@ -183,7 +185,8 @@ package struct CUDARowProduct: Sendable, Hashable {
             }
         }
         let (count, own) = warps(most)
-        if own * blockRows / 8 <= 4 {
+        // The head's candidates take the registers that x would have.
+        if own * blockRows / 8 <= 4, epilogue != .choose {
             return .few(rows: blockRows, tiles: 1, warps: count, staged: 0, resident: 1)
         }
         if xBytes + sumBytes(count, tiles: 1) <= 220 << 10 {
