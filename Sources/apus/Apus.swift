@@ -29,6 +29,7 @@ struct Apus: AsyncParsableCommand {
             Reproduce.self,
             Bench.self,
             Check.self,
+            Launch.self,
             Doctor.self,
         ])
 }

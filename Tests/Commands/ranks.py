@@ -58,6 +58,6 @@ def processes(parent):
             continue
         for variable in variables:
             name, _, value = variable.partition(b"=")
-            if name in (b"OMPI_COMM_WORLD_RANK", b"PMI_RANK"):
+            if name in (b"OMPI_COMM_WORLD_RANK", b"PMI_RANK", b"RANK"):
                 found[int(value)] = process
     return found

@@ -40,6 +40,53 @@ class CollectiveTests(unittest.TestCase):
         self.assertIn("1 ranks over one process", result.stdout)
 
 
+class LaunchTests(unittest.TestCase):
+    """apus launch: processes with the environment of ranks."""
+
+    def launch(self, count, script, **options):
+        return subprocess.run(
+            [ranks.APUS, "launch", "-n", str(count), "sh", "-c", script], capture_output=True, text=True, timeout=60, **options)
+
+    def test_ranks_know_each_other(self):
+        result = self.launch(
+            3, 'echo "$RANK $LOCAL_RANK $WORLD_SIZE $MASTER_ADDR $MASTER_PORT"', env=ranks.environment(RANK=7, WORLD_SIZE=9))
+        self.assertEqual(result.returncode, 0, result.stderr)
+        found = sorted(line.split() for line in result.stdout.splitlines())
+        self.assertEqual([line[:4] for line in found], [[str(rank), str(rank), "3", "127.0.0.1"] for rank in range(3)])
+        self.assertEqual(len({line[4] for line in found}), 1)
+
+    def test_the_first_has_the_input(self):
+        result = self.launch(2, 'read line; echo "$RANK got $line"', input="something\n")
+        self.assertEqual(sorted(result.stdout.splitlines()), ["0 got something", "1 got "])
+
+    def test_an_error_of_one_ends_all(self):
+        start = time.monotonic()
+        result = self.launch(3, '[ "$RANK" = 1 ] && exit 5; exec sleep 300')
+        self.assertEqual(result.returncode, 5)
+        self.assertLess(time.monotonic() - start, 30)
+        self.assertEqual(self.launch(2, '[ "$RANK" = 1 ] && kill -9 $$; exit 0').returncode, 137)
+
+    def test_it_hands_on_sigterm(self):
+        process = subprocess.Popen(
+            [ranks.APUS, "launch", "-n", "2", "sh", "-c", "trap 'echo told; exit 3' TERM; echo up; while :; do sleep 0.1; done"],
+            stdout=subprocess.PIPE, text=True)
+        self.assertEqual([process.stdout.readline() for _ in range(2)], ["up\n"] * 2)
+        process.terminate()
+        self.assertEqual(process.communicate(timeout=30)[0], "told\n" * 2)
+        self.assertEqual(process.returncode, 3)
+
+    def test_what_cannot_be_started_is_named(self):
+        result = subprocess.run([ranks.APUS, "launch", "-n", "2", "no-such-program"], capture_output=True, text=True, timeout=60)
+        self.assertNotEqual(result.returncode, 0)
+        self.assertIn("no-such-program", result.stderr)
+
+    def test_ranks_on_cpus_are_told_to_use_mpi(self):
+        result = subprocess.run(
+            [ranks.APUS, "launch", "-n", "2", ranks.APUS, "check", "ranks"], capture_output=True, text=True, timeout=60)
+        self.assertNotEqual(result.returncode, 0)
+        self.assertIn("start them with mpirun", result.stderr)
+
+
 @unittest.skipUnless(LAUNCHERS, "no mpirun.openmpi or mpirun.mpich (Debian: openmpi-bin, mpich)")
 class FaultTests(unittest.TestCase):
     def fault(self, launcher, kind, rank, **variables):
