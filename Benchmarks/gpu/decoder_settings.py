@@ -18,7 +18,7 @@ class RowProduct(ctypes.Structure):
             "x weight bias squares out sums next_weight next_squares temperatures seeds positions best best_index chunks "
             "tokens").split()]
     _fields_ += [("expert_bytes", ctypes.c_longlong), ("rows", ctypes.c_int), ("outputs", ctypes.c_int)]
-    _fields_ += [("epsilon", ctypes.c_float), ("stride", ctypes.c_int)]
+    _fields_ += [("epsilon", ctypes.c_float), ("stride", ctypes.c_int), ("first_token", ctypes.c_int), ("unused", ctypes.c_int)]
 
 
 class GroupedStep(ctypes.Structure):

@@ -30,6 +30,53 @@ import Testing
         for shape in GPUDecoderCheck.shapes { #expect(refusal(shape.configuration) == nil) }
     }
 
+    /// Ranks have all heads, inner elements and tokens of the head among them, none twice, and the same latents or groups of the
+    /// cache as ``ModelSharding`` says.
+    @Test(arguments: [2, 4, 8]) func partsOfRanks(_ ranks: Int) throws {
+        for (name, model) in GPURanksCheck.shapes {
+            let whole = try GPUDecoderShape(model)
+            #expect(whole.headTokens == 0..<model.vocabularySize)
+            let parts = try (0..<ranks).map {
+                try GPUDecoderShape(model, part: ModelSharding(model, rank: $0, ranks: ranks))
+            }
+            #expect(parts.reduce(0) { $0 + $1.heads } == whole.heads, "\(name)")
+            #expect(parts.reduce(0) { $0 + $1.inner } == whole.inner, "\(name)")
+            #expect(parts.reduce(0) { $0 + $1.attended } == whole.attended, "\(name)")
+            #expect(parts.flatMap(\.headTokens) == Array(whole.headTokens), "\(name)")
+            for part in parts {
+                #expect(part.vocabulary == whole.vocabulary && part.width == whole.width && part.layers == whole.layers)
+                let groups = whole.format.geometry.groups
+                #expect(part.format.geometry.groups == max(groups / ranks, 1), "\(name)")
+                #expect(part.format.geometry.key == whole.format.geometry.key, "the RoPE key is on every rank")
+            }
+        }
+    }
+
+    @Test func partsThatKernelsDoNotTakeAreRefusedByName() throws {
+        // 72 elements of a feed-forward over 2 ranks are 36, no multiple of 8.
+        let model = llama()
+        let part = try ModelSharding(model, rank: 0, ranks: 2)
+        #expect(
+            throws: GPUDecoderError.unsupported(name: "feed-forward width", found: "36", expected: "a multiple of 8")
+        ) {
+            try GPUDecoder.require(model, part: part)
+        }
+    }
+
+    @Test func expertsAreNotCut() throws {
+        let model = llama {
+            $0.architecture = .deepseekV2
+            $0.experts = ExpertConfiguration(count: 8, expertsPerToken: 2, width: 32)
+        }
+        let part = try ModelSharding(model, rank: 0, ranks: 2)
+        #expect(
+            throws: GPUDecoderError.unsupported(
+                name: "feed-forward over ranks", found: "experts", expected: "a dense one")
+        ) {
+            try GPUDecoder.require(model, part: part)
+        }
+    }
+
     @Test func whatItRefusesByName() {
         let changes: [(String, (inout DecoderConfiguration) -> Void)] = [
             ("shared width", { $0.attention = .tied(rotaryWidth: 8) }),

@@ -110,6 +110,20 @@ inline void fence_proxies() {}
 inline void grid_launch_dependents() {}
 inline void grid_wait() {}
 
+// ---- flags between GPUs: launches from several threads ----
+
+inline void raise_flag(u32 *flag, u32 number) {
+    __atomic_store_n(flag, number, __ATOMIC_RELEASE);
+}
+
+inline void await_flag(const u32 *flag, u32 number) {
+    const auto start = std::chrono::steady_clock::now();
+    while ((int)(__atomic_load_n(flag, __ATOMIC_ACQUIRE) - number) < 0) {
+        std::this_thread::yield();
+        if (std::chrono::steady_clock::now() - start > std::chrono::seconds(60)) emulator::fail("nobody raises a flag");
+    }
+}
+
 template <int registers>
 inline void registers_grow() {}
 

@@ -1,5 +1,6 @@
 """The kernels of decoder steps, run on the CPU, against float64: products of few rows, attention over pages, choice of tokens."""
 
+import concurrent.futures
 import ctypes
 import sys
 import unittest
@@ -24,7 +25,7 @@ class RowProduct(ctypes.Structure):
             "x weight bias squares out sums next_weight next_squares temperatures seeds positions best best_index chunks "
             "tokens").split()]
     _fields_ += [("expert_bytes", ctypes.c_longlong), ("rows", ctypes.c_int), ("outputs", ctypes.c_int)]
-    _fields_ += [("epsilon", ctypes.c_float), ("stride", ctypes.c_int)]
+    _fields_ += [("epsilon", ctypes.c_float), ("stride", ctypes.c_int), ("first_token", ctypes.c_int), ("unused", ctypes.c_int)]
 
 
 class GroupedStep(ctypes.Structure):
@@ -117,7 +118,10 @@ class Products(Case):
 
     def launch(self, shape, norm, epilogue, outputs, blocks=None, **arguments):
         rows, columns = shape[-2], self.columns(shape)[0]
-        p = RowProduct(rows=rows, outputs=outputs, stride=outputs, epsilon=1e-5, **{k: address(v) for k, v in arguments.items()})
+        first = arguments.pop("first_token", 0)
+        p = RowProduct(
+            rows=rows, outputs=outputs, stride=outputs, epsilon=1e-5, first_token=first,
+            **{k: address(v) for k, v in arguments.items()})
         blocks = blocks or -(-outputs // columns)
         if shape in FEW:
             _, rows_of_block, tiles, warps, staged = shape[:5]
@@ -223,6 +227,25 @@ class Products(Case):
                     chosen = index[row][np.lexsort((index[row], -best[row]))[0]]
                     self.assertLess(scores.max() - scores[chosen], 1e-4)
 
+    def test_a_rank_draws_with_the_noise_of_its_tokens(self):
+        """Candidates of a part of the vocabulary are those that the whole has there."""
+        for shape in (FEW[1], TALL[0]):
+            rows, outputs, first = shape[-2], 48, 16
+            x, weight, product = self.operands(shape, outputs)
+            squares, inverse = self.squares(rows, shape[0])
+            temperatures, seeds = array(np.full(rows, 0.7)), array(np.arange(rows) + 9, np.uint64)
+            positions, columns = array(np.arange(rows) + 4, np.int32), self.columns(shape)[0]
+            blocks = -(-(outputs - first) // columns)
+            best, index = aligned((rows, blocks), np.float32), aligned((rows, blocks), np.int32)
+            self.launch(
+                shape, 1, CHOOSE, outputs - first, blocks, x=x, weight=array(weight[first:], np.uint16), squares=squares,
+                temperatures=temperatures, seeds=seeds, positions=positions, best=best, best_index=index, first_token=first)(
+                    seed=0)
+            for row in range(rows):
+                scores = (product * inverse)[row] / 0.7 + gumbel(int(seeds[row]), int(positions[row]), outputs)
+                chosen = index[row][np.argmax(best[row])]
+                self.assertLess(scores[first:].max() - scores[first + chosen], 1e-4)
+
     def test_equal_logits_give_the_first(self):
         for shape in (FEW[1], TALL[0]):
             rows, outputs, columns = shape[-2], 64, self.columns(shape)[0]
@@ -250,6 +273,7 @@ class Steps(Case):
     @classmethod
     def setUpClass(cls):
         names = ["embed_rows", "pick_rows", "choose_tokens", "swiglu_turns", "add_bias", "fill_uniform", "token_log_probabilities"]
+        names += ["choose_of_rank", "choose_of_ranks", "join_logits"]
         cls.kernels = emulate.kernels("decoder_step.cu", names)
 
     def test_rows_into_the_residual_stream(self):
@@ -283,6 +307,41 @@ class Steps(Case):
         self.assertEqual(lengths.tolist(), [4, 6, 0, 2])
         self.assertEqual(history[0].tolist(), [-1, -1, -1, 6, -1])
         self.assertTrue((history[1] == -1).all(), "position 5 is not in the history")
+
+    def test_ranks_choose_what_one_chooses(self):
+        """Of parts of the vocabulary, with equal values and rows of NaN."""
+        ranks, rows, parts, width = 3, 37, 5, 40
+        values = self.random.integers(-3, 3, (rows, ranks * parts)).astype(np.float32)
+        values[7], values[8, :parts] = np.nan, np.nan
+        index = array(self.random.integers(0, width, (rows, ranks * parts)), np.int32)
+        index[np.isnan(values)] = 2**31 - 1
+        offset = np.repeat(np.arange(ranks) * width, parts)
+        whole = array(np.where(index == 2**31 - 1, index, index + offset), np.int32)
+        lengths = self.random.integers(0, 4, rows)
+        expected = [array(np.full(rows, -5), np.int32), array(lengths, np.int32), array(np.full((rows, 3), -7), np.int32)]
+        self.kernels["choose_tokens"](-(-rows // 8), 256, array(values), whole, ranks * parts, *expected, 3, rows)
+        choices = aligned((ranks, rows, 2), np.int32)
+        for rank in range(ranks):
+            own = np.s_[:, rank * parts:(rank + 1) * parts]
+            self.kernels["choose_of_rank"](
+                -(-rows // 8), 256, array(values[own]), array(index[own], np.int32), parts, choices[rank], rank * width, rows)
+        found = [array(np.full(rows, -5), np.int32), array(lengths, np.int32), array(np.full((rows, 3), -7), np.int32)]
+        self.kernels["choose_of_ranks"](1, 256, choices, ranks, *found, 3, rows)
+        for a, b in zip(found, expected):
+            self.assertTrue(np.array_equal(a, b))
+        self.assertEqual(found[0][7], -1 if lengths[7] else -5)
+
+    def test_logits_of_ranks_side_by_side(self):
+        for ranks, vocabulary in ((2, 1003), (8, 999), (3, 6)):
+            logits, most = array(self.normal(5, vocabulary)), -(-vocabulary // ranks)
+            parts = array(np.full((ranks, 5 * most), np.nan))
+            for rank in range(ranks):
+                own = logits[:, rank * vocabulary // ranks:(rank + 1) * vocabulary // ranks]
+                parts[rank, :own.size] = own.reshape(-1)
+            found = aligned((5, vocabulary), np.float32)
+            self.kernels["join_logits"](
+                (2, 5, ranks), 256, parts, found, ctypes.c_longlong(5 * most), ranks, 5, vocabulary)
+            self.assertTrue(np.array_equal(found, logits))
 
     def test_log_probabilities_of_chosen_tokens(self):
         for width in (3, 1000, 5004):
@@ -323,6 +382,63 @@ class Steps(Case):
         self.assertTrue((abs(values) <= 0.5).all())
         self.assertLess(abs(values.mean()), 0.02)
         self.assertLess(abs(values.std() - 0.5 / 3**0.5), 0.01)
+
+
+class PeerSums(ctypes.Structure):
+    _fields_ = [("parts", ctypes.c_void_p * 8), ("flags", ctypes.c_void_p * 8), ("begun", ctypes.c_void_p)]
+    _fields_ += [(name, ctypes.c_int) for name in ("rank", "ranks", "blocks", "unused")]
+
+
+class RankSums(Case):
+    @classmethod
+    def setUpClass(cls):
+        cls.kernels = emulate.kernels("rank_sums.cu", ["add_sums", "add_peer_sums"])
+
+    def check(self, residual, y, squares, expected, weight):
+        self.assertLess(error(residual, expected), 1e-7)
+        self.assertLess(error(wide(y), expected * weight), 4e-3)
+        self.assertLess(error(squares.astype(np.float64).sum(1), (expected**2).sum(1)), 1e-6)
+
+    def test_a_sum_joins_the_residual_stream(self):
+        for width in (7, 64, 2048, 4104):
+            residual, weight, sums = array(self.normal(3, width)), array(self.normal(width)), to_bf16(self.normal(3, width))
+            slices = -(-width // 2048)
+            y, squares = aligned((3, width), np.uint16), aligned((3, slices), np.float32)
+            expected = residual.astype(np.float64) + wide(sums)
+            self.twice(
+                lambda seed, lazy=False: self.kernels["add_sums"](
+                    (slices, 3, 1), 256, sums, residual, weight, y, squares, width, seed=seed), residual, y, squares)
+            self.check(residual, y, squares, expected, weight)
+
+    def test_ranks_read_each_others_parts(self):
+        """Ranks as threads, sums one after the other with parts in two places by turns."""
+        for ranks, width, rows in ((2, 4104, 5), (3, 64, 3), (8, 7, 2)):
+            slices, sums, most = -(-width // 2048), 6, rows * -(-width // 2048) + 3
+            parts = [[to_bf16(self.normal(rows, width)) for _ in range(sums)] for _ in range(ranks)]
+            places = [[aligned((rows, width), np.uint16) for _ in range(2)] for _ in range(ranks)]
+            # Numbers that overflow on the way.
+            start = np.uint32(2**32 - 3)
+            flags = [array(np.full((ranks, most), start), np.uint32) for _ in range(ranks)]
+            begun = [array(np.full(most, start), np.uint32) for _ in range(ranks)]
+            first, weight = array(self.normal(rows, width)), array(self.normal(width))
+            results = [(array(first), aligned((rows, width), np.uint16), aligned((rows, slices), np.float32)) for _ in range(ranks)]
+
+            def run(rank):
+                for number in range(sums):
+                    places[rank][number % 2][...] = parts[rank][number]
+                    p = PeerSums(rank=rank, ranks=ranks, blocks=most, begun=address(begun[rank]))
+                    for other in range(ranks):
+                        p.parts[other], p.flags[other] = address(places[other][number % 2]), address(flags[other])
+                    residual, y, squares = results[rank]
+                    self.kernels["add_peer_sums"](
+                        (slices, rows, 1), 256, p, residual, weight, y, squares, width, seed=rank + number, resident=1)
+
+            with concurrent.futures.ThreadPoolExecutor(ranks) as pool:
+                list(pool.map(run, range(ranks)))
+            expected = first.astype(np.float64) + sum(wide(part) for rank in parts for part in rank)
+            for residual, y, squares in results:
+                self.assertTrue(np.array_equal(residual, results[0][0]), "the same bits on all ranks")
+                self.check(residual, y, squares, expected, weight)
 
 
 class Pages:

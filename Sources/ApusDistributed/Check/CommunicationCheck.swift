@@ -8,6 +8,9 @@ public struct CommunicationCheck {
         public var cases = 0
         /// Those that gave something else, with the first element that did.
         public var failures: [String] = []
+
+        /// Nothing checked yet.
+        public init() {}
     }
 
     private let communicator: any Communicator

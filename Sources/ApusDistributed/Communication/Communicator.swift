@@ -37,6 +37,18 @@ public protocol Communicator: AnyObject, Sendable {
     /// Starts a collective that goes on while this thread computes, after what the device was given before. Its buffers belong
     /// to it until it is followed or waited for.
     func start(_ collective: Collective) throws(CommunicationError) -> any PendingCollective
+    /// Queues a collective on a stream of this rank's GPU as if it were a kernel, which a graph may record. Nobody waits for it,
+    /// and its buffers live as long as the work. All ranks queue the same, in the same order.
+    /// - Throws: ``CommunicationError``, where ranks are not on GPUs.
+    func queue(_ collective: Collective, on stream: CUDAStream) throws(CommunicationError)
+    /// On GPUs the stream whose work collectives follow; nil on CPUs.
+    var stream: CUDAStream? { get }
+    /// Rank 0 tells all others something, which ``hear()`` it in the same order.
+    func tell(_ numbers: [Int32]) throws(CommunicationError)
+    /// What rank 0 tells next. Waits for it.
+    func hear() throws(CommunicationError) -> [Int32]
+    /// The seconds within which ``tell(_:)`` must follow itself, since others wait in a collective; nil for any.
+    var tellingSeconds: Double? { get }
     /// Ranks with the same color become a communicator, ordered by `key`. All ranks call it.
     func split(color: Int, key: Int) throws(CommunicationError) -> any Communicator
 }
@@ -44,6 +56,45 @@ public protocol Communicator: AnyObject, Sendable {
 extension Communicator {
     /// This communicator: its buffers are memory of the host.
     public var onHost: any Communicator { self }
+
+    /// None: ranks on CPUs.
+    public var stream: CUDAStream? { nil }
+
+    /// See ``queue(_:on:)``.
+    public func queue(_ collective: Collective, on stream: CUDAStream) throws(CommunicationError) {
+        throw .invalid("\(collective.kind.rawValue) on a stream", expected: "ranks on GPUs", found: "others")
+    }
+
+    /// Half a second: others wait in a broadcast.
+    public var tellingSeconds: Double? { 0.5 }
+
+    /// A broadcast of a fixed size, and a second where that does not suffice.
+    public func tell(_ numbers: [Int32]) throws(CommunicationError) {
+        let first = Tensor(uninitialized: [Telling.size], dtype: .i32)
+        first.withMutableElements(of: Int32.self) { elements in
+            elements[0] = Int32(numbers.count)
+            for (index, number) in numbers.prefix(Telling.size - 1).enumerated() { elements[index + 1] = number }
+        }
+        try broadcast(first)
+        guard numbers.count > Telling.size - 1 else { return }
+        try broadcast(Tensor(Array(numbers.dropFirst(Telling.size - 1))))
+    }
+
+    /// See ``tell(_:)``.
+    public func hear() throws(CommunicationError) -> [Int32] {
+        let first = Tensor(uninitialized: [Telling.size], dtype: .i32)
+        try broadcast(first)
+        var numbers = first.withElements(of: Int32.self) { elements in
+            Array(elements[1..<1 + min(Int(elements[0]), Telling.size - 1)])
+        }
+        let missing = Int(first.pointer(as: Int32.self).pointee) - numbers.count
+        if missing > 0 {
+            let rest = Tensor(uninitialized: [missing], dtype: .i32)
+            try broadcast(rest)
+            numbers += rest.withElements(of: Int32.self) { Array($0) }
+        }
+        return numbers
+    }
 
     /// Reduces a tensor over the ranks, in place.
     public func allReduce(_ tensor: Tensor, _ reduction: Reduction = .sum) throws(CommunicationError) {
@@ -88,4 +139,9 @@ extension Communicator {
 
     /// Waits until all ranks have come.
     public func barrier() throws(CommunicationError) { try run(.barrier) }
+}
+
+private enum Telling {
+    /// Numbers of the first broadcast, their count included: the tables of a usual step on CPUs fit.
+    static let size = 4096
 }

@@ -169,7 +169,7 @@ public final class DistributedJob: Sendable {
         let exchanges = try CUDAStream(device: stream.device, priority: -1)
         let world = try NCCLCommunicator(
             ranks: Array(0..<environment.size), jobRank: environment.rank, stream: exchanges, computing: stream,
-            name: 2, watch: watch, timeout: timeout + longestPhase
+            name: 2, watch: watch, timeout: timeout + longestPhase, link: link
         ) { (text, seconds) throws(CommunicationError) in try link?.exchange(text, seconds: seconds) ?? [text] }
         return DistributedJob(
             environment, world: world, transport: "NCCL", runtime: runtime, link: link, watch: watch)

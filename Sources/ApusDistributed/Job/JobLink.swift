@@ -13,7 +13,7 @@ import Musl
 /// error: that makes every launcher end the rest, and needs no call that could hang as well.
 ///
 /// Lines to rank 0: `beat` with what the rank is doing, `give` with its part of an exchange, `fail`, `bye`. Lines from rank
-/// 0: `beat`, `all` with the parts of an exchange, `end`, `bye`.
+/// 0: `beat`, `all` with the parts of an exchange, `tell` with numbers, `end`, `bye`.
 final class JobLink: Sendable {
     let rank: Int
     let size: Int
@@ -28,6 +28,8 @@ final class JobLink: Sendable {
         /// On rank 0: the parts of an exchange by rank.
         var parts: [Int: [Int: String]] = [:]
         var answers: [Int: [String]] = [:]
+        /// What rank 0 has told and nobody has heard yet.
+        var told: [[Int32]] = []
         var reports: [Int: RankReport] = [:]
         var heard: [Int: ContinuousClock.Instant] = [:]
         var hasLeft: Set<Int> = []
@@ -73,6 +75,19 @@ final class JobLink: Sendable {
             missing.isEmpty
                 ? "rank 0 gave no answer within \(timeout) s"
                 : "not heard from within \(timeout) s: \(missing.joined(separator: ", "))")
+    }
+
+    /// Rank 0: tells all others something.
+    func tell(_ numbers: [Int32]) throws(CommunicationError) {
+        let line = "tell \(LinkNumbers.encoded(numbers))"
+        for (_, peer) in peers.sorted(by: { $0.key < $1.key }) where !peer.socket.send(line) {
+            throw .link("\(peer.name) does not hear")
+        }
+    }
+
+    /// Another rank: what rank 0 tells next. Waits for it, as long as the job lasts.
+    func hear() -> [Int32] {
+        state.wait { $0.told.isEmpty ? nil : $0.told.removeFirst() }
     }
 
     /// Ends the job with the reason that this rank gives.
@@ -132,6 +147,10 @@ final class JobLink: Sendable {
             guard let number = Int(fields[1]) else { return }
             let parts = fields[2].split(separator: ",", omittingEmptySubsequences: false)
             state.withLock { $0.answers[number] = parts.map { LinkText.decoded($0) ?? "" } }
+            state.signalAll()
+        case "tell":
+            guard let numbers = LinkNumbers.decoded(line.dropFirst(5)) else { return }
+            state.withLock { $0.told.append(numbers) }
             state.signalAll()
         case "fail": end(reason: "\(name(of: peer)): \(LinkText.decoded(line.dropFirst(5)) ?? "")")
         case "end": _exit(1)

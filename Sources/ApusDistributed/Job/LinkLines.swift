@@ -11,8 +11,8 @@ struct LinkLines {
     /// Whether the other side is gone; lines that came before may still be there.
     private(set) var hasEnded = false
 
-    /// No line of ours is longer.
-    private static let limit = 1 << 20
+    /// No line of ours is longer: what a rank is told of a step has some 100,000 numbers.
+    private static let limit = 1 << 22
 
     init(_ socket: LinkSocket) { self.socket = socket }
 
@@ -54,6 +54,43 @@ enum LinkPoll {
         var entries = descriptors.map { pollfd(fd: $0, events: Int16(POLLIN), revents: 0) }
         _ = poll(&entries, nfds_t(entries.count), milliseconds)
     }
+}
+
+/// Numbers as text: of each its digits in base 32, the lowest first, all but the last with 32 added.
+package enum LinkNumbers {
+    package static func encoded(_ numbers: [Int32]) -> String {
+        var bytes: [UInt8] = []
+        bytes.reserveCapacity(4 * numbers.count)
+        for number in numbers {
+            var rest = UInt32(bitPattern: number)
+            while rest >= 32 {
+                bytes.append(first + 32 + UInt8(rest % 32))
+                rest /= 32
+            }
+            bytes.append(first + UInt8(rest))
+        }
+        return String(decoding: bytes, as: UTF8.self)
+    }
+
+    /// Nil for what ``encoded(_:)`` does not write.
+    package static func decoded(_ text: some StringProtocol) -> [Int32]? {
+        var numbers: [Int32] = []
+        var (value, shift): (UInt64, UInt64) = (0, 0)
+        for byte in text.utf8 {
+            guard byte >= first, byte < first + 64, shift < 35 else { return nil }
+            value |= UInt64((byte - first) % 32) << shift
+            guard byte < first + 32 else {
+                shift += 5
+                continue
+            }
+            numbers.append(Int32(truncatingIfNeeded: value))
+            (value, shift) = (0, 0)
+        }
+        return shift == 0 ? numbers : nil
+    }
+
+    /// Of 64 characters that are printed and are no space.
+    private static let first = UInt8(ascii: "?")
 }
 
 /// Text that must not break a line.

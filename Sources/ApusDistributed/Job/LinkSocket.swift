@@ -1,3 +1,5 @@
+import ApusSynchronization
+
 #if canImport(Glibc)
 import Glibc
 #elseif canImport(Musl)
@@ -9,6 +11,8 @@ import Musl
 /// Unchecked Sendable: the descriptor never changes, and the system's calls on it may come from any thread.
 final class LinkSocket: @unchecked Sendable {
     let descriptor: Int32
+    /// Held while a line goes out: several threads send, and long lines go in pieces.
+    private let sending = Locked(())
 
     private init(_ descriptor: Int32) { self.descriptor = descriptor }
 
@@ -74,13 +78,17 @@ final class LinkSocket: @unchecked Sendable {
     @discardableResult
     func send(_ line: String) -> Bool {
         var bytes = Array((line + "\n").utf8)[...]
-        while !bytes.isEmpty {
-            let sent = bytes.withUnsafeBytes { sendBytes(descriptor, $0.baseAddress, $0.count, Int32(MSG_NOSIGNAL)) }
-            if sent < 0, errno == EINTR { continue }
-            guard sent > 0 else { return false }
-            bytes = bytes.dropFirst(sent)
+        return sending.withLock { _ in
+            while !bytes.isEmpty {
+                let sent = bytes.withUnsafeBytes {
+                    sendBytes(descriptor, $0.baseAddress, $0.count, Int32(MSG_NOSIGNAL))
+                }
+                if sent < 0, errno == EINTR { continue }
+                guard sent > 0 else { return false }
+                bytes = bytes.dropFirst(sent)
+            }
+            return true
         }
-        return true
     }
 
     /// What has come, without waiting: empty when nothing has, nil when the other side is gone.

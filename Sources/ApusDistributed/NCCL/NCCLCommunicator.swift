@@ -16,7 +16,7 @@ import Musl
 final class NCCLCommunicator: Communicator, @unchecked Sendable {
     let rank: Int
     let size: Int
-    private let stream: CUDAStream
+    private let exchanging: CUDAStream
     private let computing: CUDAStream
     private let library: UnsafePointer<apus_nccl>
     private let handle: apus_nccl_comm
@@ -29,6 +29,8 @@ final class NCCLCommunicator: Communicator, @unchecked Sendable {
     private let timeout: Double
     /// How parts of this communicator agree on an identity of their own.
     private let exchange: Exchange
+    /// Where rank 0 tells the others something; nil where these are not all ranks of the job.
+    private let link: JobLink?
 
     /// Every rank's text, by rank of the job, waited for so many seconds; nil for as long as ranks may be late.
     typealias Exchange = @Sendable (_ text: String, _ seconds: Double?) throws(CommunicationError) -> [String]
@@ -39,8 +41,10 @@ final class NCCLCommunicator: Communicator, @unchecked Sendable {
     ///   - ranks: of the job, in the order of this communicator.
     init(
         ranks: [Int], jobRank: Int, stream: CUDAStream, computing: CUDAStream, name: UInt64, watch: JobWatch,
-        timeout: Double, exchange: @escaping Exchange
+        timeout: Double, link: JobLink? = nil, exchange: @escaping Exchange
     ) throws {
+        // Graphs use memory that the driver does not let other processes open.
+        setenv("NCCL_GRAPH_REGISTER", "0", 0)
         guard let rank = ranks.firstIndex(of: jobRank) else {
             throw CommunicationError.invalid("NCCL", expected: "a rank among \(ranks)", found: "\(jobRank)")
         }
@@ -61,13 +65,14 @@ final class NCCLCommunicator: Communicator, @unchecked Sendable {
             library.pointee.ncclCommInitRank(&handle, Int32(ranks.count), id, Int32(rank)))
         self.rank = rank
         self.size = ranks.count
-        self.stream = stream
+        exchanging = stream
         self.computing = computing
         self.library = library
         self.handle = handle!
         self.watch = watch
         self.timeout = timeout
         self.exchange = exchange
+        self.link = link
         jobRanks = ranks
         progress = CollectiveProgress(name: name)
         watch.add(progress)
@@ -79,7 +84,38 @@ final class NCCLCommunicator: Communicator, @unchecked Sendable {
 
     var onHost: any Communicator { StagedCommunicator(self, stream: computing) }
 
+    var stream: CUDAStream? { computing }
+
     var traffic: CommunicationTraffic { counted.withLock { $0 } }
+
+    func queue(_ collective: Collective, on stream: CUDAStream) throws(CommunicationError) {
+        try collective.validate(rank: rank, size: size)
+        guard ![.send, .receive, .barrier].contains(collective.kind) else {
+            throw .invalid("NCCL on a stream", expected: "a collective over memory", found: collective.kind.rawValue)
+        }
+        counted.withLock { $0.add(collective) }
+        do {
+            try stream.device.makeCurrent()
+            try held.withLock { _ in
+                try Self.check(library, "NCCL's \(collective.kind.rawValue)", enqueue(collective, on: stream))
+            }
+        } catch {
+            throw error as? CommunicationError ?? .call(collective.kind.rawValue, reason: "\(error)")
+        }
+    }
+
+    // On the host, where it waits for no stream and keeps no GPU busy.
+    func tell(_ numbers: [Int32]) throws(CommunicationError) {
+        guard let link else { return try StagedCommunicator(self, stream: computing).tell(numbers) }
+        try link.tell(numbers)
+    }
+
+    func hear() throws(CommunicationError) -> [Int32] {
+        guard let link else { return try StagedCommunicator(self, stream: computing).hear() }
+        return link.hear()
+    }
+
+    var tellingSeconds: Double? { link == nil ? 0.5 : nil }
 
     func run(_ collective: Collective) throws(CommunicationError) { try start(collective).wait() }
 
@@ -88,13 +124,13 @@ final class NCCLCommunicator: Communicator, @unchecked Sendable {
         counted.withLock { $0.add(collective) }
         progress.begin(collective.kind)
         do {
-            try stream.device.makeCurrent()
-            let mark = try CUDAEvent(device: stream.device, timing: false)
+            try exchanging.device.makeCurrent()
+            let mark = try CUDAEvent(device: exchanging.device, timing: false)
             if collective.kind != .barrier {
-                let ready = try CUDAEvent(device: stream.device, timing: false)
+                let ready = try CUDAEvent(device: exchanging.device, timing: false)
                 try ready.record(on: computing)
-                try stream.wait(for: ready)
-                for buffer in collective.buffers { buffer.deviceMemory?.used(on: stream) }
+                try exchanging.wait(for: ready)
+                for buffer in collective.buffers { buffer.deviceMemory?.used(on: exchanging) }
             }
             if case .send = collective {
                 held.withLock { $0.append((collective, mark)) }
@@ -122,20 +158,20 @@ final class NCCLCommunicator: Communicator, @unchecked Sendable {
             }
             if !grouped.isEmpty {
                 try Self.check(library, "ncclGroupStart", library.pointee.ncclGroupStart())
-                let codes = grouped.map(queue)
+                let codes = grouped.map { enqueue($0, on: exchanging) }
                 let end = library.pointee.ncclGroupEnd()
                 for (part, code) in zip(grouped, codes) {
                     try Self.check(library, "NCCL's \(part.kind.rawValue)", code)
                 }
                 try Self.check(library, "ncclGroupEnd", end)
-                for (_, mark) in waiting { try mark.record(on: stream) }
+                for (_, mark) in waiting { try mark.record(on: exchanging) }
             }
-            if let rest { try Self.check(library, "NCCL's \(rest.kind.rawValue)", queue(rest)) }
-            try mark?.record(on: stream)
+            if let rest { try Self.check(library, "NCCL's \(rest.kind.rawValue)", enqueue(rest, on: exchanging)) }
+            try mark?.record(on: exchanging)
         }
     }
 
-    private func queue(_ collective: Collective) -> Int32 {
+    private func enqueue(_ collective: Collective, on stream: CUDAStream) -> Int32 {
         let nccl = library.pointee
         switch collective {
         case .allReduce(let buffer, let reduction):
@@ -173,7 +209,7 @@ final class NCCLCommunicator: Communicator, @unchecked Sendable {
         let ranks = members.sorted { ($0.key, $0.rank) < ($1.key, $1.rank) }.map(\.rank)
         do {
             return try NCCLCommunicator(
-                ranks: ranks, jobRank: jobRanks[rank], stream: stream, computing: computing,
+                ranks: ranks, jobRank: jobRanks[rank], stream: exchanging, computing: computing,
                 name: progress.nameOfPart(color: color), watch: watch, timeout: timeout, exchange: exchange)
         } catch let error as CommunicationError {
             throw error

@@ -40,6 +40,21 @@ public struct EngineBenchmark {
         _ model: LanguageModel, prompt: Prompt, generate: Int, concurrency: Int, cacheType: DType? = nil,
         speculation: Speculation = .none, device: Device = .cpu
     ) throws {
+        engine = try Engine(
+            model,
+            Self.configuration(
+                prompt: prompt, generate: generate, concurrency: concurrency, cacheType: cacheType,
+                speculation: speculation, device: device))
+        self.prompt = prompt
+        self.generate = generate
+        self.concurrency = concurrency
+    }
+
+    /// The engine's configuration, which followers on other ranks have too.
+    public static func configuration(
+        prompt: Prompt, generate: Int, concurrency: Int, cacheType: DType? = nil, speculation: Speculation = .none,
+        device: Device = .cpu
+    ) -> EngineConfiguration {
         var configuration = EngineConfiguration()
         switch prompt {
         case .random(let count): configuration.context = count + generate
@@ -52,10 +67,13 @@ public struct EngineBenchmark {
         configuration.cacheType = cacheType
         configuration.usesPrefixCache = false
         configuration.speculation = speculation
-        engine = try Engine(model, configuration)
-        self.prompt = prompt
-        self.generate = generate
-        self.concurrency = concurrency
+        return configuration
+    }
+
+    /// Ends the engine, and the followers on other ranks.
+    public func end() {
+        engine.shutdown()
+        engine.waitUntilEnded()
     }
 
     /// What the engine has counted over all runs.

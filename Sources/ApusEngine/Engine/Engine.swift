@@ -53,12 +53,13 @@ public final class Engine: Sendable {
     deinit { shutdown() }
 
     /// What computes the steps, and the pages of its cache.
-    private static func executor(
-        _ model: LanguageModel, _ configuration: EngineConfiguration, _ sizes: EngineSizes
+    /// - Parameter leads: whether it tells the other ranks of a cut model; false for one that does what it is told.
+    static func executor(
+        _ model: LanguageModel, _ configuration: EngineConfiguration, _ sizes: EngineSizes, leads: Bool = true
     ) throws -> (any StepExecutor, pages: Int) {
         guard case .cuda(let ordinal) = configuration.device else {
             let pages = sizes.pages!
-            return (try CPUStepExecutor(model.decoder, configuration, pages: pages), pages)
+            return (try CPUStepExecutor(model.decoder, configuration, pages: pages, leads: leads), pages)
         }
         guard let path = model.path else {
             throw EngineError.unsupported("a model that was not loaded from a path: not on \(configuration.device)")
@@ -68,7 +69,7 @@ public final class Engine: Sendable {
             limits: GPUDecoder.Limits(
                 sequences: configuration.maxSequences, tokens: sizes.context, pages: sizes.pages,
                 chunk: sizes.stepTokens),
-            device: CUDADevice.device(ordinal))
+            device: CUDADevice.device(ordinal), ranks: model.tensorParallel)
         let needed = (sizes.context + configuration.pageSize - 1) / configuration.pageSize
         guard gpu.pageCount >= needed else {
             throw EngineError.outOfRange(
@@ -76,7 +77,7 @@ public final class Engine: Sendable {
                 expected: "\(needed) for one sequence of \(sizes.context) tokens (a smaller context helps)",
                 found: gpu.pageCount)
         }
-        return (GPUStepExecutor(gpu), gpu.pageCount)
+        return (GPUStepExecutor(gpu, ranks: model.tensorParallel, leads: leads), gpu.pageCount)
     }
 
     /// Takes a request; its events come on the stream.

@@ -69,8 +69,7 @@ struct EngineSizes {
         if let type = configuration.cacheType, type != .bf16 { try refuse("a cache in \(type) instead of bf16") }
         if configuration.isBatchInvariant { try refuse("batch-invariant mode") }
         if case .draftModel = configuration.speculation { try refuse("a draft model") }
-        if model.hasWeights, model.decoder.tensorParallel != nil { try refuse("a model cut over ranks") }
-        try GPUDecoder.require(model.configuration)
+        try GPUDecoder.require(model.configuration, part: model.tensorParallel?.sharding)
     }
 
     /// Checks token ids that come from outside.

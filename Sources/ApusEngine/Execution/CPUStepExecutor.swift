@@ -49,7 +49,7 @@ final class CPUStepExecutor: StepExecutor {
 
     func replaceWeights(by decoder: Decoder) { self.decoder = decoder }
 
-    var idleSeconds: Double? { commands == nil ? nil : RankCommands.idleSeconds }
+    var idleSeconds: Double? { commands?.idleSeconds }
 
     func idle() { try? commands?.send(.idle) }
 

@@ -27,15 +27,18 @@ public final class DecodeSession {
     ///   - path: a model that `GPUDecoder` serves: a GGUF file, a safetensors file or a Hugging Face directory.
     ///   - device: the GPU's number.
     ///   - context: tokens it can hold; by default the model's own limit, at most 4096.
+    ///   - ranks: those that the model is cut over; nil for all of it on one GPU.
     ///   - progress: called with the share of the weights that are there.
     /// - Throws: ``ModelFileError``, `GPUDecoderError`, `CUDAError`.
     public init(
-        path: String, device: Int, context: Int? = nil, cacheType: DType? = nil, progress: (Double) -> Void = { _ in }
+        path: String, device: Int, context: Int? = nil, cacheType: DType? = nil, ranks: TensorParallel? = nil,
+        progress: (Double) -> Void = { _ in }
     ) throws {
         if let cacheType, cacheType != .bf16 {
             throw EngineError.unsupported("a cache in \(cacheType) instead of bf16: not on \(Device.cuda(device))")
         }
-        sequence = try GPUSequence(path: path, device: device, context: context, progress: progress)
+        sequence = try GPUSequence(
+            path: path, device: device, context: context, ranks: ranks, progress: progress)
         self.context = context ?? Self.defaultContext(sequence.configuration)
     }
 

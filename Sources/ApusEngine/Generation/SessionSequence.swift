@@ -48,14 +48,16 @@ final class GPUSequence: SessionSequence {
     private let pages: [Int32]
 
     /// - Parameter path: the model's, whose weights the GPU takes.
-    init(path: String, device: Int, context: Int?, progress: (Double) -> Void = { _ in }) throws {
+    init(
+        path: String, device: Int, context: Int?, ranks: TensorParallel? = nil, progress: (Double) -> Void = { _ in }
+    ) throws {
         let checkpoint = try Checkpoints.open(path)
         let context = context ?? DecodeSession.defaultContext(checkpoint.configuration)
         let count = (context + GPUDecoder.pageSize - 1) / GPUDecoder.pageSize
         decoder = try GPUDecoder(
             checkpoint: checkpoint,
             limits: GPUDecoder.Limits(sequences: 1, tokens: context, pages: count, chunk: min(context, 8192)),
-            device: CUDADevice.device(device), progress: progress)
+            device: CUDADevice.device(device), ranks: ranks, progress: progress)
         pages = (0..<count).map { Int32($0) }
     }
 

@@ -33,7 +33,8 @@ public final class TextSession {
         guard let path = model.path else {
             throw EngineError.unsupported("a model that was not loaded from a path: not on \(device)")
         }
-        session = try DecodeSession(path: path, device: ordinal, context: context, cacheType: cacheType)
+        session = try DecodeSession(
+            path: path, device: ordinal, context: context, cacheType: cacheType, ranks: model.tensorParallel)
     }
 
     /// Generates after `prompt`.

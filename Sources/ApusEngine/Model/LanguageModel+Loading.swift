@@ -26,14 +26,14 @@ extension LanguageModel {
             throw ModelError.vocabularyMismatch(tokenizer: tokenizer.idBound, model: vocabulary)
         }
         let template = try checkpoint.chatTemplate().map { try ChatTemplate(source: $0) }
+        let ranks = try ranks(checkpoint)
         let decoder =
             loadsWeights
-            ? try Decoder(checkpoint: checkpoint, backend: backend, ranks: try ranks(checkpoint), progress: progress)
-            : nil
+            ? try Decoder(checkpoint: checkpoint, backend: backend, ranks: ranks, progress: progress) : nil
         return LanguageModel(
             configuration: checkpoint.configuration, backend: backend, decoder: decoder, tokenizer: tokenizer,
             chatTemplate: template, samplingDefaults: SamplingParameters(checkpoint.generationDefaults),
-            endTokens: tokensThatEnd(checkpoint, tokenizer), path: path)
+            endTokens: tokensThatEnd(checkpoint, tokenizer), path: path, tensorParallel: ranks)
     }
 
     /// Tokens that end an answer: the generation configuration's, the model's, and the tokenizer's own.

@@ -18,6 +18,8 @@ public final class LanguageModel: Sendable {
     let endTokens: Set<Int32>
     /// Where it was loaded from; nil for a model made of parts.
     public let path: String?
+    /// The ranks that the network is cut over; nil where this process has all of it.
+    public let tensorParallel: TensorParallel?
 
     /// A model of its parts.
     /// - Parameter endTokens: tokens that end an answer.
@@ -33,7 +35,8 @@ public final class LanguageModel: Sendable {
     /// A model of its parts; without a decoder, one whose weights a GPU has.
     package init(
         configuration: DecoderConfiguration, backend: any Backend, decoder: Decoder?, tokenizer: Tokenizer,
-        chatTemplate: ChatTemplate?, samplingDefaults: SamplingParameters, endTokens: Set<Int32>, path: String?
+        chatTemplate: ChatTemplate?, samplingDefaults: SamplingParameters, endTokens: Set<Int32>, path: String?,
+        tensorParallel: TensorParallel? = nil
     ) {
         self.configuration = configuration
         self.backend = backend
@@ -43,6 +46,7 @@ public final class LanguageModel: Sendable {
         self.samplingDefaults = samplingDefaults
         self.endTokens = endTokens
         self.path = path
+        self.tensorParallel = decoder?.tensorParallel ?? tensorParallel
     }
 
     /// Whether this process has the network's weights in its own memory.

@@ -1,18 +1,18 @@
+import ApusModels
+
 /// A rank that computes a cut model for the engine on the first rank.
 public struct EngineFollower {
-    private let executor: CPUStepExecutor
+    private let executor: any StepExecutor
     private let commands: RankCommands
 
     /// A follower with the same model, cut for its rank, and the same configuration as the engine.
     /// - Throws: ``EngineError``; cache errors when memory cannot be had.
     public init(_ model: LanguageModel, _ configuration: EngineConfiguration) throws {
-        guard let ranks = model.decoder.tensorParallel else {
+        guard let ranks = model.tensorParallel else {
             throw EngineError.unsupported("a model that is not cut over ranks has no followers")
         }
-        guard let pages = try EngineSizes(model, configuration).pages else {
-            throw EngineError.unsupported("followers of an engine on \(configuration.device)")
-        }
-        executor = try CPUStepExecutor(model.decoder, configuration, pages: pages, leads: false)
+        let sizes = try EngineSizes(model, configuration)
+        executor = try Engine.executor(model, configuration, sizes, leads: false).0
         commands = RankCommands(communicator: ranks.communicator)
     }
 
@@ -23,6 +23,7 @@ public struct EngineFollower {
             switch try commands.receive() {
             case .layers(let tokens, let tables): try executor.runLayers(tokens, tables)
             case .logits(let rows): _ = try executor.logits(rows: rows.map(Int.init))
+            case .likeliest(let rows): _ = try executor.likeliestTokens(rows: rows.map(Int.init))
             case .copyPage(let from, let to): try executor.copyPage(from: from, to: to)
             case .idle: continue
             case .stop: return

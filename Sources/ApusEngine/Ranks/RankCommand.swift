@@ -8,6 +8,8 @@ enum RankCommand: Equatable {
     case layers(tokens: [Int32], tables: [StepTable])
     /// Rows of the last step's hidden states go through the head.
     case logits(rows: [Int32])
+    /// The likeliest tokens after rows of the last step.
+    case likeliest(rows: [Int32])
     /// Copies a page of the cache.
     case copyPage(from: Int32, to: Int32)
     /// Nothing: the first rank is there, and has nothing to do.
@@ -28,6 +30,7 @@ enum RankCommand: Equatable {
         case .copyPage(let from, let to): return [2, from, to]
         case .idle: return [3]
         case .stop: return [4]
+        case .likeliest(let rows): return [5] + rows
         }
     }
 
@@ -56,6 +59,7 @@ enum RankCommand: Equatable {
             self = .copyPage(from: pages[0], to: pages[1])
         case 3: self = .idle
         case 4: self = .stop
+        case 5: self = .likeliest(rows: Array(rest))
         default: return nil
         }
     }

@@ -22,12 +22,15 @@ extension GPUDecoder {
     }
 
     /// Float32 logits `[row][vocabulary]` of rows of the step's hidden states. Waits for them.
-    public func logits(ofRows rows: [Int]) throws -> [Float] {
+    /// - Parameter keeps: false for a rank that only computes its part of them: nothing is given.
+    public func logits(ofRows rows: [Int], keeps: Bool = true) throws -> [Float] {
         var result: [Float] = []
-        result.reserveCapacity(rows.count * shape.vocabulary)
+        if keeps { result.reserveCapacity(rows.count * shape.vocabulary) }
         for first in stride(from: 0, to: rows.count, by: limits.sequences) {
             let part = rows[first..<min(first + limits.sequences, rows.count)]
             try chooseFrom(part, givesLogits: true)
+            try batch.withLock { _ in try joinLogits(rows: part.count) }
+            guard keeps else { continue }
             result += try stream.download(try memory.logits(), count: part.count * shape.vocabulary, as: Float.self)
         }
         return result

@@ -55,7 +55,9 @@ extension GPUDecoder {
         if let shared { try queueGateUp(shared, rows: rows, squareParts: squareParts) }
         try multiply(experts, by: down, pairs: pairs, memory)
         if let shared {
-            try add(self.memory.inner.address, shared.down, bias: shared.downBias, rows: rows, nextNorm: nextNorm)
+            try add(
+                .feedForward, self.memory.inner.address, shared.down, bias: shared.downBias, rows: rows,
+                nextNorm: nextNorm)
         }
         try kernels.combine(
             count: configuration.expertsPerToken, rows: rows, width: shape.width, lengths: lengths, nextNorm: nextNorm,

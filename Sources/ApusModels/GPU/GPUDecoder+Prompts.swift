@@ -30,7 +30,10 @@ extension GPUDecoder {
             try choose(
                 rows: rows.count, x: memory.lastRows.address, squares: memory.lastSquares.address,
                 lengths: memory.lengths, givesLogits: logits || logProbabilities)
-            if logProbabilities { try rate(rows: rows.count, lengths: memory.lengths) }
+            if logProbabilities {
+                try joinLogits(rows: rows.count)
+                try rate(rows: rows.count, lengths: memory.lengths)
+            }
             batch.lengths = lengths.map { $0 + 1 }
             batch.rooms = rows.map { min(limits.tokens, $0.pages.count * Self.pageSize) }
         }
@@ -246,6 +249,14 @@ extension GPUDecoder {
 
     /// Adds a product to the residual stream.
     private func add(_ x: CUDABuffer, _ weight: CUDAWeight, bias: CUDABuffer?, _ tokens: Int) throws {
+        if let ranks {
+            try multiply(x, weight, tokens, into: ranks.part)
+            if ranks.isFirst { try addRowBias(bias, to: ranks.part, shape.width, tokens) }
+            try ranks.sum(rows: tokens)
+            return try operations.add(
+                CUDAArray(ranks.part.address, .bf16), to: CUDAArray(memory.residual.address, .f32),
+                count: tokens * shape.width)
+        }
         if let product = fewRowProduct(weight, tokens, .add) {
             var operands = CUDARowProduct.Operands(x: x.address, weight: weight.address, rows: tokens)
             operands.bias = bias?.address ?? 0

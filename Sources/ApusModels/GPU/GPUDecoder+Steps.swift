@@ -100,10 +100,10 @@ extension GPUDecoder {
         var products: Set = [product(weights.head, rows, .choose, parts: parts)]
         for layer in weights.layers {
             for weight in layer.projection { products.insert(product(weight, rows, .store, parts: parts)) }
-            products.insert(product(layer.output, rows, .add))
+            products.insert(product(layer.output, rows, halfEpilogue))
             if let feedForward = layer.feedForward {
                 products.insert(product(feedForward.gateUp, rows, .swiglu, parts: parts))
-                products.insert(product(feedForward.down, rows, .add))
+                products.insert(product(feedForward.down, rows, halfEpilogue))
             }
             if hasQueryProduct, let up = layer.latent?.queryUp { products.insert(product(up, rows, .store)) }
         }
@@ -111,7 +111,12 @@ extension GPUDecoder {
     }
 
     /// Parts in which the sums of squares of a step's rows are kept.
-    func squareParts(rows: Int) -> Int { product(weights.layers[0].output, rows, .add).squareParts }
+    func squareParts(rows: Int) -> Int {
+        ranks?.squareParts ?? product(weights.layers[0].output, rows, .add).squareParts
+    }
+
+    /// What becomes of the products that end the halves of a layer: a rank's are parts of a sum.
+    private var halfEpilogue: CUDARowProduct.Epilogue { ranks == nil ? .add : .store }
 
     /// Whether one query latent meets its projection to queries in a product of its own.
     private var hasQueryProduct: Bool { if case .latents(1, _) = shape.queries { true } else { false } }
@@ -142,7 +147,10 @@ extension GPUDecoder {
         try choose(
             rows: rows, x: memory.normed.address, squares: memory.squares.address, lengths: lengths,
             givesLogits: key.givesLogits)
-        if key.ratesTokens { try rate(rows: rows, lengths: lengths) }
+        if key.ratesTokens {
+            try joinLogits(rows: rows)
+            try rate(rows: rows, lengths: lengths)
+        }
     }
 
     /// Log-probabilities of the tokens that ``choose(rows:x:squares:lengths:givesLogits:)`` has chosen, from the
@@ -213,7 +221,8 @@ extension GPUDecoder {
 
     private func addAttended(_ attended: CUDABuffer, _ layer: GPUDecoderWeights.Layer, rows: Int) throws {
         try add(
-            attended.address, layer.output, bias: layer.outputBias, rows: rows, nextNorm: layer.feedForwardNorm)
+            .attention, attended.address, layer.output, bias: layer.outputBias, rows: rows,
+            nextNorm: layer.feedForwardNorm)
     }
 
     private func queueFeedForward(_ index: Int, rows: Int, squareParts: Int, lengths: UInt64) throws {
@@ -227,7 +236,8 @@ extension GPUDecoder {
         guard let feedForward = layer.feedForward else { return }
         try queueGateUp(feedForward, rows: rows, squareParts: squareParts)
         try add(
-            memory.inner.address, feedForward.down, bias: feedForward.downBias, rows: rows, nextNorm: next)
+            .feedForward, memory.inner.address, feedForward.down, bias: feedForward.downBias, rows: rows,
+            nextNorm: next)
     }
 
     /// What is between a feed-forward's products.
@@ -243,15 +253,21 @@ extension GPUDecoder {
 
     /// Adds a product to the residual stream, and begins the next norm.
     func add(
-        _ x: UInt64, _ weight: CUDAWeight, bias: CUDABuffer?, rows: Int, nextNorm: CUDABuffer
+        _ half: GPUDecoderRanks.Half, _ x: UInt64, _ weight: CUDAWeight, bias: CUDABuffer?, rows: Int,
+        nextNorm: CUDABuffer
     ) throws {
         var operands = CUDARowProduct.Operands(x: x, weight: weight.address, rows: rows)
         operands.bias = bias?.address ?? 0
+        if let ranks {
+            operands.out = ranks.part(of: half)
+            try multiply(product(weight, rows, halfEpilogue), operands)
+            return try ranks.addSum(of: half, rows: rows, to: memory, nextNorm: nextNorm)
+        }
         operands.sums = memory.residual.address
         operands.out = memory.normed.address
         operands.nextWeight = nextNorm.address
         operands.nextSquares = memory.squares.address
-        try multiply(product(weight, rows, .add), operands)
+        try multiply(product(weight, rows, halfEpilogue), operands)
     }
 
     /// The head's products of `rows` normed rows, and the tokens chosen of them, into the state.
@@ -263,13 +279,18 @@ extension GPUDecoder {
         var operands = CUDARowProduct.Operands(x: x, weight: weights.head.address, rows: rows)
         operands.squares = squares
         operands.epsilon = Float(configuration.normEpsilon)
-        operands.sums = givesLogits ? try memory.logits().address : 0
+        operands.sums = givesLogits ? try (ranks?.logits() ?? memory.logits()).address : 0
+        operands.firstToken = Int32(shape.headTokens.lowerBound)
         operands.temperatures = memory.temperatures
         operands.seeds = memory.seeds
         operands.positions = lengths
         operands.best = memory.best.address
         operands.bestIndex = memory.bestIndex.address
         try multiply(head, operands)
+        if let ranks {
+            return try ranks.choose(
+                rows: rows, candidates: head.candidates, memory: memory, lengths: lengths, stride: limits.tokens)
+        }
         try kernels.choose.launch(
             grid: CUDAExtent((rows + 7) / 8), block: 256, attributes: [.overlapsPredecessor], on: stream,
             .buffer(memory.best), .buffer(memory.bestIndex), .value(Int32(head.candidates)), .value(memory.tokens),

@@ -11,7 +11,14 @@ import ApusTensor
 /// pages: sequences name theirs by number, below ``pageCount``.
 ///
 /// Calls only queue work, except those that give something back. One at a time: a call waits for the others'.
+///
+/// A model can be cut over ranks, a GPU each (``init(checkpoint:limits:device:ranks:progress:)``): then all of them make the
+/// same calls in the same order, but for ``tokens()``, ``history(_:)`` and ``normalizedStates(_:)``, and get the same results.
 public final class GPUDecoder: Sendable {
+    /// Whether the ranks that the model is cut over read each other's parts of a step's sums from the memory of their GPUs,
+    /// instead of summing by NCCL.
+    public var readsPeers: Bool { ranks?.peers != nil }
+
     /// What a decoder is made for.
     public struct Limits: Sendable, Hashable {
         /// Sequences of a step.
@@ -90,6 +97,8 @@ public final class GPUDecoder: Sendable {
     let loadedProducts: GPUDecoderProducts
     let cache: CUDABuffer
     let memory: GPUDecoderMemory
+    /// Nil where this process has all of the model.
+    let ranks: GPUDecoderRanks?
     let batch = Locked(Batch())
 
     /// What the state in the GPU's memory is, as far as the host has to know.
@@ -117,10 +126,10 @@ public final class GPUDecoder: Sendable {
     }
 
     private init(
-        _ configuration: DecoderConfiguration, limits: Limits, stream: CUDAStream,
+        _ configuration: DecoderConfiguration, limits: Limits, stream: CUDAStream, ranks: TensorParallel? = nil,
         weights: (GPUDecoderShape) throws -> GPUDecoderWeights
     ) throws {
-        let shape = try GPUDecoderShape(configuration)
+        let shape = try GPUDecoderShape(configuration, part: ranks?.sharding)
         for (name, value, most) in [
             ("sequences", limits.sequences, 4096), ("tokens", limits.tokens, 1 << 24),
             ("tokens a chunk", limits.chunk, 1 << 20),
@@ -135,7 +144,8 @@ public final class GPUDecoder: Sendable {
         self.shape = shape
         self.weights = try weights(shape)
         operations = try CUDAOperations(stream: stream)
-        kernels = try GPUDecoderKernels(stream.device, hasExperts: shape.experts != nil)
+        let kernels = try GPUDecoderKernels(stream.device, hasExperts: shape.experts != nil)
+        self.kernels = kernels
         loadedProducts = GPUDecoderProducts(stream.device.modules)
         let (rotated, style) = (configuration.rotary.width, configuration.rotary.style)
         attention =
@@ -162,6 +172,12 @@ public final class GPUDecoder: Sendable {
         let memory = try GPUDecoderMemory(
             shape, limits: limits, expandedBytes: self.weights.expandedBytes, stream: stream)
         self.memory = memory
+        let sequences = Self.bucket(limits.sequences)
+        let shared = try ranks.map {
+            try GPUDecoderRanks(
+                $0, shape, rows: max(sequences, limits.chunk), sequences: sequences, kernels: kernels, stream: stream)
+        }
+        self.ranks = shared
         try stream.synchronize()
 
         let bytes = shape.layers * format.pageBytes
@@ -169,6 +185,7 @@ public final class GPUDecoder: Sendable {
         if limits.pages == nil {
             let free = try stream.device.memory().free
             pages = min(pages, free / 10 * 9 / bytes)
+            if let shared { pages = try shared.least(pages) }
             guard pages > 0 else { throw GPUDecoderError.noRoom(free: free, pageBytes: bytes) }
         }
         pageCount = pages
@@ -177,10 +194,12 @@ public final class GPUDecoder: Sendable {
         try stream.fill(cache, with: 0)
     }
 
-    /// Whether the kernels serve a model.
+    /// Whether the kernels serve a model, or a rank's part of it.
     /// - Throws: ``GPUDecoderError/unsupported(name:found:expected:)`` where they do not.
-    public static func require(_ configuration: DecoderConfiguration) throws(GPUDecoderError) {
-        _ = try GPUDecoderShape(configuration)
+    public static func require(
+        _ configuration: DecoderConfiguration, part: ModelSharding? = nil
+    ) throws(GPUDecoderError) {
+        _ = try GPUDecoderShape(configuration, part: part)
     }
 
     /// Whether a decoder takes its weights from such a model in training: those of grouped attention.
@@ -201,27 +220,43 @@ public final class GPUDecoder: Sendable {
     /// A decoder with the weights of a checkpoint.
     /// - Parameters:
     ///   - limits: what it is made for.
+    ///   - device: the GPU; of a rank that which its job was joined with.
+    ///   - ranks: those that the model is cut over, a GPU each; nil for all of it on one.
     ///   - progress: called with the share of the layers loaded.
     /// - Throws: ``GPUDecoderError`` for models that the kernels do not serve, file errors, `CUDAError`.
     public convenience init(
-        checkpoint: any Checkpoint, limits: Limits, device: CUDADevice, progress: (Double) -> Void = { _ in }
+        checkpoint: any Checkpoint, limits: Limits, device: CUDADevice, ranks: TensorParallel? = nil,
+        progress: (Double) -> Void = { _ in }
     ) throws {
-        let stream = try CUDAStream(device: device)
-        try self.init(checkpoint.configuration, limits: limits, stream: stream) { _ in
-            try GPUDecoderWeights(checkpoint, stream: stream, progress: progress)
+        let stream = try Self.stream(device, ranks)
+        try self.init(checkpoint.configuration, limits: limits, stream: stream, ranks: ranks) { _ in
+            try GPUDecoderWeights(checkpoint, part: ranks?.sharding, stream: stream, progress: progress)
         }
+    }
+
+    /// The stream to work on: of ranks the one that their collectives follow.
+    private static func stream(_ device: CUDADevice, _ ranks: TensorParallel?) throws -> CUDAStream {
+        guard let ranks else { return try CUDAStream(device: device) }
+        guard let stream = ranks.communicator.stream, stream.device === device else {
+            throw GPUDecoderError.unsupported(
+                name: "ranks",
+                found: ranks.communicator.stream.map { "some on GPU \($0.device.ordinal)" } ?? "some on CPUs",
+                expected: "one on GPU \(device.ordinal), over NCCL")
+        }
+        return stream
     }
 
     /// A decoder of a shape with random weights, to measure.
     /// - Parameter weights: the type of matrices whose rows are whole blocks of it, one that GGUF packs or bf16.
     public convenience init(
         random configuration: DecoderConfiguration, seed: UInt64 = 1, weights: DType = .bf16, limits: Limits,
-        device: CUDADevice
+        device: CUDADevice, ranks: TensorParallel? = nil
     ) throws {
-        let stream = try CUDAStream(device: device)
-        try self.init(configuration, limits: limits, stream: stream) { _ in
+        let stream = try Self.stream(device, ranks)
+        try self.init(configuration, limits: limits, stream: stream, ranks: ranks) { _ in
             try GPUDecoderWeights(
-                random: configuration, seed: seed, format: CUDAWeightFormat(weights), stream: stream)
+                random: configuration, part: ranks?.sharding, seed: seed, format: CUDAWeightFormat(weights),
+                stream: stream)
         }
     }
 
@@ -289,9 +324,20 @@ public final class GPUDecoder: Sendable {
     }
 
     /// Float32 logits `[sequence][vocabulary]` of which the last call has chosen tokens, where it was asked to keep them. Waits.
-    public func logits() throws -> [Float] {
-        let count = batch.withLock { $0.lengths.count }
+    /// - Parameter keeps: false for a rank that only gives the others its part of them: nothing is given.
+    public func logits(keeps: Bool = true) throws -> [Float] {
+        let count = try batch.withLock { batch in
+            try joinLogits(rows: batch.lengths.count)
+            return batch.lengths.count
+        }
+        guard keeps else { return [] }
         return try stream.download(try memory.logits(), count: count * shape.vocabulary)
+    }
+
+    /// Puts the logits of all ranks side by side in ``GPUDecoderMemory/logits()``; without ranks they lie there.
+    func joinLogits(rows: Int) throws {
+        guard let ranks, rows > 0 else { return }
+        try ranks.joinLogits(rows: rows, into: try memory.logits())
     }
 
     /// The tokens chosen at positions `range` of each sequence, since it began. Waits.

@@ -134,6 +134,8 @@ struct GPUDecoderKernels: Sendable {
     let quantised: CUDAQuantisedKernels
     /// Nil without experts.
     let experts: GPUExpertKernels?
+    /// Of models that are cut over ranks.
+    let addSums: CUDAKernel, chooseOfRank: CUDAKernel, chooseOfRanks: CUDAKernel, joinLogits: CUDAKernel
 
     init(_ device: CUDADevice, hasExperts: Bool) throws {
         let module = try device.modules.module(for: KernelSources.source("decoder_step.cu"))
@@ -145,6 +147,10 @@ struct GPUDecoderKernels: Sendable {
         addBias = try module.kernel("add_bias")
         quantised = CUDAQuantisedKernels(device)
         experts = hasExperts ? try GPUExpertKernels(device) : nil
+        addSums = try device.modules.kernel("add_sums", in: KernelSources.source("rank_sums.cu"))
+        chooseOfRank = try module.kernel("choose_of_rank")
+        chooseOfRanks = try module.kernel("choose_of_ranks")
+        joinLogits = try module.kernel("join_logits")
     }
 }
 

@@ -5,6 +5,8 @@ import ApusAttention
 /// windows where the model has them.
 package struct GPUDecoderShape: Sendable, Hashable {
     package let layers: Int, width: Int, heads: Int, headWidth: Int, inner: Int, vocabulary: Int
+    /// The tokens that the head knows: all of them, or a rank's.
+    package let headTokens: Range<Int>
     /// The variant.
     package let attention: AttentionConfiguration
     /// What a token leaves in the pages of a layer.
@@ -17,8 +19,9 @@ package struct GPUDecoderShape: Sendable, Hashable {
     /// Widths of a head whose values the matrix instructions of prefill attention have.
     private static let headWidths: Set = [16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 256]
 
-    /// The widths of a model; throws what the kernels do not serve, by name.
-    package init(_ model: DecoderConfiguration) throws(GPUDecoderError) {
+    /// The widths of a model, or of a rank's part of it; throws what the kernels do not serve, by name.
+    package init(_ whole: DecoderConfiguration, part: ModelSharding? = nil) throws(GPUDecoderError) {
+        let model = part?.local ?? whole
         func require(
             _ condition: Bool, _ name: String, _ found: @autoclosure () -> Any, _ expected: String
         ) throws(GPUDecoderError) {
@@ -29,7 +32,10 @@ package struct GPUDecoderShape: Sendable, Hashable {
         try require(
             model.isGated && model.activation == .silu, "activation", model.activation.rawValue, "a gate with silu")
         try require(!model.parallelResidual, "residual", "parallel", "one half after the other")
-        if let experts = model.experts { try Self.require(experts, model) }
+        if let experts = model.experts {
+            try require(part == nil, "feed-forward over ranks", "experts", "a dense one")
+            try Self.require(experts, model)
+        }
         try require(model.residualScale == 1, "residual scale", model.residualScale, "1")
         for (name, width) in [("hidden size", model.hiddenSize), ("feed-forward width", model.feedForwardWidth)] {
             try require(width % 8 == 0, name, width, "a multiple of 8")
@@ -88,7 +94,8 @@ package struct GPUDecoderShape: Sendable, Hashable {
         heads = model.queryHeads
         headWidth = model.headWidth
         inner = model.feedForwardWidth
-        vocabulary = model.vocabularySize
+        vocabulary = whole.vocabularySize
+        headTokens = part.map { $0.vocabulary(ofRank: $0.rank) } ?? 0..<whole.vocabularySize
         attention = model.attention
         attended = model.queryHeads * model.headValueWidth
         experts = model.experts

@@ -87,20 +87,21 @@ final class GPUDecoderWeights: Sendable {
 // MARK: From files
 
 extension GPUDecoderWeights {
-    /// The weights of a checkpoint; each is checked for its shape and for NaN.
+    /// The weights of a checkpoint, or a rank's part of them; each is checked for its shape and for NaN.
     convenience init(
-        _ checkpoint: any Checkpoint, stream: CUDAStream, progress: (Double) -> Void
+        _ checkpoint: any Checkpoint, part: ModelSharding?, stream: CUDAStream, progress: (Double) -> Void
     ) throws {
-        let model = checkpoint.configuration
         let loader = DecoderLoader(
-            checkpoint: checkpoint, sharding: nil, backend: CPUBackend.shared, usesWeightsInPlace: true)
+            checkpoint: checkpoint, sharding: part, backend: CPUBackend.shared, usesWeightsInPlace: true)
+        let model = loader.configuration
         try loader.checkFinite()
         func floats(_ role: TensorRole, factor: Double = 1) throws -> CUDABuffer {
             let values = try loader.tensor(role).float32().floats
             return try stream.upload(factor == 1 ? values : values.map { $0 * Float(factor) })
         }
         let files = GPUWeightFiles(stream: stream)
-        let embedding = try files.matrix([loader.tensor(.tokenEmbedding)])
+        // Few rows of it are read, so that every rank has all of it.
+        let embedding = try files.matrix([checkpoint.tensor(.tokenEmbedding)])
         var layers: [Layer] = []
         for index in 0..<model.layerCount {
             func tensor(_ part: LayerTensor) throws -> Tensor { try loader.tensor(index, part) }
@@ -121,7 +122,10 @@ extension GPUDecoderWeights {
             progress(Double(index + 1) / Double(model.layerCount))
         }
         self.init(
-            embedding: embedding, head: model.tiesEmbeddings ? embedding : try files.matrix([loader.tensor(.head)]),
+            embedding: embedding,
+            head: model.tiesEmbeddings
+                ? part == nil ? embedding : try files.matrix([loader.tensor(.tokenEmbedding)])
+                : try files.matrix([loader.tensor(.head)]),
             finalNorm: try floats(.finalNorm, factor: model.logitScale), layers: layers)
     }
 
@@ -151,12 +155,13 @@ extension GPUDecoderWeights {
     /// Random weights: matrices uniform with a deviation of about 0.02, norms 1, biases 0.
     /// - Parameter format: of matrices whose rows are whole blocks of it; others are bf16.
     convenience init(
-        random model: DecoderConfiguration, seed: UInt64, format: CUDAWeightFormat = .bf16, stream: CUDAStream
+        random model: DecoderConfiguration, part: ModelSharding?, seed: UInt64, format: CUDAWeightFormat = .bf16,
+        stream: CUDAStream
     ) throws {
         let fill = try stream.device.modules.kernel("fill_uniform", in: KernelSources.source("decoder_step.cu"))
         let quantised = CUDAQuantisedKernels(stream.device)
         var drawn = seed
-        try self.init(model, format: format) { rows, columns, format, count in
+        try self.init(model, part: part, format: format) { rows, columns, format, count in
             let bytes = format.byteCount(rows: rows, width: columns) * count
             let buffer = try CUDABuffer(byteCount: bytes, stream: stream)
             let weight = CUDAWeight(buffer, format, rows: rows, width: columns)
@@ -176,7 +181,7 @@ extension GPUDecoderWeights {
 
     /// Memory for the weights of a model, in bf16.
     convenience init(uninitialized model: DecoderConfiguration, stream: CUDAStream) throws {
-        try self.init(model, format: .bf16) { rows, columns, format, count in
+        try self.init(model, part: nil, format: .bf16) { rows, columns, format, count in
             let buffer = try CUDABuffer(byteCount: format.byteCount(rows: rows, width: columns) * count, stream: stream)
             return CUDAWeight(buffer, format, rows: rows, width: columns)
         } vector: { count, _ in
@@ -190,11 +195,11 @@ extension GPUDecoderWeights {
     ///   - make: makes a matrix.
     ///   - vector: makes float32 vectors of a length; the value is what changes nothing.
     private convenience init(
-        _ model: DecoderConfiguration, format: CUDAWeightFormat,
+        _ model: DecoderConfiguration, part: ModelSharding?, format: CUDAWeightFormat,
         make: (_ rows: Int, _ columns: Int, _ format: CUDAWeightFormat, _ count: Int) throws -> CUDAWeight,
         vector: (_ count: Int, _ value: Float) throws -> CUDABuffer
     ) throws {
-        let shape = try GPUDecoderShape(model)
+        let shape = try GPUDecoderShape(model, part: part)
         func matrix(_ rows: Int, _ columns: Int, count: Int = 1) throws -> CUDAWeight {
             try make(rows, columns, columns % format.dtype.blockSize == 0 ? format : .bf16, count)
         }
@@ -234,7 +239,8 @@ extension GPUDecoderWeights {
         }
         self.init(
             embedding: embedding,
-            head: model.tiesEmbeddings ? embedding : try matrix(shape.vocabulary, shape.width),
+            head: model.tiesEmbeddings && part == nil
+                ? embedding : try matrix(shape.headTokens.count, shape.width),
             finalNorm: try vector(shape.width, Float(model.logitScale)), layers: layers)
     }
 }

@@ -23,6 +23,10 @@ public final class TensorParallel: Sendable {
         sharding = try ModelSharding(configuration, rank: communicator.rank, ranks: communicator.size)
     }
 
+    /// The tokens whose rows of embedding and head this rank keeps, and the most that any rank does.
+    var ownTokens: Range<Int> { sharding.vocabulary(ofRank: communicator.rank) }
+    var mostTokens: Int { sharding.widestVocabulary }
+
     /// The ranks that have something which `count` ranks have.
     func copies(_ count: Int) throws -> any Communicator {
         if count == communicator.size { return communicator }

@@ -21,15 +21,16 @@ public struct RankFront: Sendable {
     /// A front for groups of ranks.
     /// - Parameters:
     ///   - groups: copies of the model.
-    ///   - command: what starts a group whose first rank listens on a port.
+    ///   - command: what starts a group, by its number, whose first rank listens on a port.
     public init(
-        groups: Int, configuration: APIServerConfiguration, logger: Logger, command: (_ port: Int) -> [String]
+        groups: Int, configuration: APIServerConfiguration, logger: Logger,
+        command: (_ number: Int, _ port: Int) -> [String]
     ) {
         self.configuration = configuration
         self.logger = logger
         self.groups = (0..<groups).map { number in
             let port = RankGroup.freePort()
-            return RankGroup(number: number, port: port, command: command(port), logger: logger)
+            return RankGroup(number: number, port: port, command: command(number, port), logger: logger)
         }
     }
 

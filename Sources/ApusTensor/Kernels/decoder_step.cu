@@ -1,11 +1,12 @@
 // What a decoder's step does beside products and attention: rows into the residual stream, the choice of tokens and their
-// log-probabilities, SwiGLU of gate and up that lie by turns.
+// log-probabilities, SwiGLU of gate and up that lie by turns; of a model that is cut over ranks, the choice among them.
 //
 // Floor: a launch's latency; for many rows, what is read and written once over the bandwidth.
 #include "residual_rows.cuh"
 
 #define THREADS RESIDUAL_THREADS
 #define N RESIDUAL_N
+#define NO_TOKEN 0x7fffffff
 
 // The embeddings of tokens, one block a row; a token outside of the table becomes NaN.
 extern "C" __global__ void __launch_bounds__(THREADS) embed_rows(
@@ -33,6 +34,35 @@ extern "C" __global__ void __launch_bounds__(THREADS) pick_rows(
         squares + row * parts, parts, width);
 }
 
+// The best of a row's candidates, the first of equal ones, in all lanes of a warp.
+__device__ __forceinline__ void best_of_row(
+    const float *best, const int *best_index, int parts, int lane, float &value, int &index
+) {
+    value = -infinity();
+    index = NO_TOKEN;
+    for (int i = lane; i < parts; i += 32) {
+        const float other = best[i];
+        const int other_index = best_index[i];
+        if (other > value || (other == value && other_index < index)) value = other, index = other_index;
+    }
+#pragma unroll
+    for (int bit = 16; bit > 0; bit /= 2) {
+        const float other = __shfl_xor_sync(FULL_WARP, value, bit);
+        const int other_index = __shfl_xor_sync(FULL_WARP, index, bit);
+        if (other > value || (other == value && other_index < index)) value = other, index = other_index;
+    }
+}
+
+// A row's token, at position lengths[row], which becomes one more; rows of length 0 do not exist.
+__device__ __forceinline__ void take_token(int index, int row, int *tokens, int *lengths, int *history, int history_stride) {
+    const int length = lengths[row];
+    if (length == 0) return;
+    if (index == NO_TOKEN) index = -1;
+    tokens[row] = index;
+    if (length < history_stride) history[(long long)row * history_stride + length] = index;
+    lengths[row] = length + 1;
+}
+
 // The tokens that the head's blocks found best, a warp a row. They stand at position lengths[row], which becomes one more,
 // so that the next step follows without the host; rows of length 0 do not exist. Where logits are nothing but NaN, so is the
 // token's embedding: -1.
@@ -43,25 +73,64 @@ extern "C" __global__ void __launch_bounds__(THREADS) choose_tokens(
     grid_launch_dependents();
     const int row = blockIdx.x * (THREADS / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
     if (row >= rows) return;
+    float value;
+    int index;
+    best_of_row(best + (long long)row * parts, best_index + (long long)row * parts, parts, lane, value, index);
+    if (lane == 0) take_token(index, row, tokens, lengths, history, history_stride);
+}
+
+// ---- Of a model that is cut over ranks ----
+
+// What one rank's part of the vocabulary gives a row.
+struct RankChoice {
+    float value;
+    int token;
+};
+
+// The best of this rank's tokens, of which `first` is the first, a warp a row.
+extern "C" __global__ void __launch_bounds__(THREADS) choose_of_rank(
+    const float *best, const int *best_index, int parts, RankChoice *choices, int first, int rows
+) {
+    grid_wait();
+    grid_launch_dependents();
+    const int row = blockIdx.x * (THREADS / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
+    if (row >= rows) return;
+    float value;
+    int index;
+    best_of_row(best + (long long)row * parts, best_index + (long long)row * parts, parts, lane, value, index);
+    if (lane == 0) choices[row] = RankChoice{value, index == NO_TOKEN ? NO_TOKEN : first + index};
+}
+
+// As choose_tokens, of what the ranks chose, [rank][row], a thread a row.
+extern "C" __global__ void __launch_bounds__(THREADS) choose_of_ranks(
+    const RankChoice *choices, int ranks, int *tokens, int *lengths, int *history, int history_stride, int rows
+) {
+    grid_wait();
+    grid_launch_dependents();
+    const int row = blockIdx.x * THREADS + threadIdx.x;
+    if (row >= rows) return;
     float value = -infinity();
-    int index = 0x7fffffff;
-    for (int i = lane; i < parts; i += 32) {
-        const float other = best[(long long)row * parts + i];
-        const int other_index = best_index[(long long)row * parts + i];
-        if (other > value || (other == value && other_index < index)) value = other, index = other_index;
+    int token = NO_TOKEN;
+    for (int rank = 0; rank < ranks; ++rank) {
+        const RankChoice other = choices[(long long)rank * rows + row];
+        if (other.value > value || (other.value == value && other.token < token)) value = other.value, token = other.token;
     }
-#pragma unroll
-    for (int bit = 16; bit > 0; bit /= 2) {
-        const float other = __shfl_xor_sync(FULL_WARP, value, bit);
-        const int other_index = __shfl_xor_sync(FULL_WARP, index, bit);
-        if (other > value || (other == value && other_index < index)) value = other, index = other_index;
-    }
-    const int length = lengths[row];
-    if (lane != 0 || length == 0) return;
-    if (index == 0x7fffffff) index = -1;
-    tokens[row] = index;
-    if (length < history_stride) history[(long long)row * history_stride + length] = index;
-    lengths[row] = length + 1;
+    take_token(token, row, tokens, lengths, history, history_stride);
+}
+
+// The ranks' parts of logits, [rank][row][own tokens] with `stride` elements of each rank, side by side: [row][token]. Of
+// rank r those are the tokens from vocabulary r / ranks on.
+extern "C" __global__ void __launch_bounds__(THREADS) join_logits(
+    const float *parts, float *logits, long long stride, int ranks, int rows, int vocabulary
+) {
+    grid_wait();
+    grid_launch_dependents();
+    const int rank = blockIdx.z, row = blockIdx.y;
+    const int first = (int)((long long)rank * vocabulary / ranks);
+    const int count = (int)((rank + 1LL) * vocabulary / ranks) - first;
+    const float *source = parts + rank * stride + (long long)row * count;
+    float *target = logits + (long long)row * vocabulary + first;
+    for (int i = blockIdx.x * THREADS + threadIdx.x; i < count; i += gridDim.x * THREADS) target[i] = source[i];
 }
 
 #define WIDE_THREADS 1024

@@ -101,6 +101,21 @@ __device__ __forceinline__ void grid_wait() {
     asm volatile("griddepcontrol.wait;" ::: "memory");
 }
 
+// ---- flags between GPUs ----
+
+// Tells who awaits the flag, on any GPU, that what this thread has seen written is there.
+__device__ __forceinline__ void raise_flag(u32 *flag, u32 number) {
+    asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(flag), "r"(number) : "memory");
+}
+
+// Waits until a flag is at `number` or beyond.
+__device__ __forceinline__ void await_flag(const u32 *flag, u32 number) {
+    u32 found;
+    do {
+        asm volatile("ld.acquire.sys.global.u32 %0, [%1];" : "=r"(found) : "l"(flag) : "memory");
+    } while ((int)(found - number) < 0);
+}
+
 template <int registers>
 __device__ __forceinline__ void registers_grow() {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(registers));

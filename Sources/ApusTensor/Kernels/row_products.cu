@@ -444,7 +444,7 @@ extern "C" __global__ void __launch_bounds__(BOUNDS) row_product(const __grid_co
                     float value = values[j][half];
                     if (p.sums != nullptr) p.sums[(long long)(row + j) * p.outputs + index] = value;
                     if (temperature > 0.0f)
-                        value = value / temperature + gumbel(p.seeds[row + j], p.positions[row + j], index);
+                        value = value / temperature + gumbel(p.seeds[row + j], p.positions[row + j], p.first_token + index);
                     keep_better(best[i][j], best_index[i][j], value, index);
                 }
             }

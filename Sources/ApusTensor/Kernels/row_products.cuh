@@ -38,6 +38,8 @@ struct RowProduct {
     int rows, outputs;
     float epsilon;
     int stride;
+    int first_token;               // CHOOSE: the token of output 0, for the noise
+    int unused;
 };
 
 // The rows of a block, from number `first` of the results on, and its weight.

@@ -323,7 +323,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) tall_product(
             const int half = i / 2 % 2, index = n + i / 4 * 8 + i % 2;
             if (index >= p.outputs) continue;
             const float value =
-                temperatures[half] > 0.0f ? drawn(d[i], temperatures[half], seeds[half], positions[half], index) : d[i];
+                temperatures[half] > 0.0f ? drawn(d[i], temperatures[half], seeds[half], positions[half], p.first_token + index) : d[i];
             if (value > best[half]) best[half] = value, best_index[half] = index;
         }
 #endif

@@ -53,6 +53,9 @@ static const apus_symbol symbols[] = {
     FIELD(cuLaunchKernelEx),
     FIELD(cuOccupancyMaxActiveBlocksPerMultiprocessor),
     FIELD(cuTensorMapEncodeTiled),
+    {"cuIpcGetMemHandle", offsetof(apus_cuda_driver, cuIpcGetMemHandle), 1},
+    {"cuIpcOpenMemHandle_v2", offsetof(apus_cuda_driver, cuIpcOpenMemHandle), 1},
+    {"cuIpcCloseMemHandle", offsetof(apus_cuda_driver, cuIpcCloseMemHandle), 1},
     {"cuFuncGetParamInfo", offsetof(apus_cuda_driver, cuFuncGetParamInfo), 1},
 };
 

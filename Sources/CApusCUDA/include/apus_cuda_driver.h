@@ -45,6 +45,7 @@ enum { APUS_CUDA_STREAM_NON_BLOCKING = 1 };
 enum { APUS_CUDA_EVENT_DEFAULT = 0, APUS_CUDA_EVENT_DISABLE_TIMING = 2 };
 enum { APUS_CUDA_CAPTURE_RELAXED = 2 };
 enum { APUS_CUDA_HOST_PORTABLE = 1 };
+enum { APUS_CUDA_IPC_LAZY_PEER_ACCESS = 1 };
 
 /* CUlaunchAttribute: an identifier and 64 bytes of value. */
 enum {
@@ -71,6 +72,11 @@ typedef struct {
     apus_cuda_launch_attribute *attributes;
     unsigned attribute_count;
 } apus_cuda_launch_config;
+
+/* CUipcMemHandle: opaque. */
+typedef struct {
+    uint64_t words[8];
+} apus_cuda_memory_handle;
 
 /* CUtensorMap: opaque, passed to kernels by value. The driver wants it at a multiple of 64 bytes when it encodes one. */
 typedef struct {
@@ -137,6 +143,11 @@ typedef struct {
                                   const uint64_t *extents, const uint64_t *strides, const unsigned *box,
                                   const unsigned *element_strides, int interleave, int swizzle, int l2_promotion,
                                   int out_of_bounds_fill);
+
+    /* Where there is interprocess memory, else NULL. */
+    int (*cuIpcGetMemHandle)(apus_cuda_memory_handle *handle, apus_cuda_address address);
+    int (*cuIpcOpenMemHandle)(apus_cuda_address *address, apus_cuda_memory_handle handle, unsigned flags);
+    int (*cuIpcCloseMemHandle)(apus_cuda_address address);
 
     /* From CUDA 12.4 on, else NULL: offset and size of a parameter; an error code past the last one. */
     int (*cuFuncGetParamInfo)(apus_cuda_function function, size_t index, size_t *offset, size_t *bytes);

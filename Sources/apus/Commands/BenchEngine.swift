@@ -16,6 +16,7 @@ struct BenchEngine: ParsableCommand {
             EXAMPLES:
               apus bench engine model.gguf --threads 2 --concurrency 16 --prompt 128 --generate 128
               apus bench engine model.gguf --threads 2 --concurrency 1 --text edit.txt --speculation lookup
+              apus launch -n 2 apus bench engine ./model --device cuda --concurrency 64
             """)
 
     @OptionGroup var model: ModelOptions
@@ -29,6 +30,7 @@ struct BenchEngine: ParsableCommand {
     @Option(help: "What computes steps: cpu or cuda.") var device = ComputeDevice.cpu
     @Option(help: "Timed runs; medians are printed.") var repeats = 3
     @Flag(help: "Print a JSON object.") var json = false
+    @OptionGroup var ranks: RankOptions
 
     enum Drafting: String, CaseIterable, ExpressibleByArgument {
         case none
@@ -44,8 +46,10 @@ struct BenchEngine: ParsableCommand {
         }
     }
 
-    func run() throws {
-        let model = try self.model.load(loadsWeights: device == .cpu)
+    func run() throws { try ranks.run(on: device, measure) }
+
+    private func measure(_ context: RankContext) throws {
+        let model = try self.model.load(loadsWeights: device == .cpu, context)
         let prompt: EngineBenchmark.Prompt =
             if let text {
                 .tokens(try model.promptTokens(try String(contentsOfFile: text, encoding: .utf8)))
@@ -58,9 +62,19 @@ struct BenchEngine: ParsableCommand {
             } else {
                 speculation == .lookup ? .promptLookup : .none
             }
-        let benchmark = try EngineBenchmark(
-            model, prompt: prompt, generate: generate, concurrency: concurrency,
-            cacheType: try self.model.cacheDType(), speculation: speculation, device: device.device)
+        let cacheType = try self.model.cacheDType()
+        guard context.isFirst else {
+            let configuration = EngineBenchmark.configuration(
+                prompt: prompt, generate: generate, concurrency: concurrency, cacheType: cacheType,
+                speculation: speculation, device: context.device)
+            return try context.loading { try EngineFollower(model, configuration) }.run()
+        }
+        let benchmark = try context.loading {
+            try EngineBenchmark(
+                model, prompt: prompt, generate: generate, concurrency: concurrency, cacheType: cacheType,
+                speculation: speculation, device: context.device)
+        }
+        defer { benchmark.end() }
         let rows = try benchmark.run(repeats: repeats)
         let figures: [(key: String, label: String, digits: Int, values: [Double])] = [
             ("generationTokensPerSecond", "generation, tokens/s", 2, rows.map(\.generationTokensPerSecond)),

@@ -1,4 +1,5 @@
 import ApusDistributed
+import ApusModels
 import ApusTensor
 import ApusText
 import ApusTraining
@@ -18,13 +19,16 @@ struct CheckRanks: ParsableCommand {
         discussion: """
             Started by mpirun or srun: every collective on every type over odd sizes, against what it must give; small models \
             trained by all ranks and by one alone, which must learn the same; then the time of all-reduces. With --device cuda \
-            over NCCL, a GPU a rank; also started by whatever sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT. \
+            over NCCL, a GPU a rank, also small models of all variants that decode cut over the ranks, whose logits are held \
+            against those of one GPU; started by mpirun, by apus launch, or by whatever sets RANK, WORLD_SIZE, LOCAL_RANK, \
+            MASTER_ADDR and MASTER_PORT. \
             --fault makes one rank die, stop, come late, or fail, to see how the others take it.
 
             EXAMPLES:
               mpirun -n 2 apus check ranks
               mpirun -n 4 --oversubscribe apus check ranks --json
               mpirun -n 2 apus check ranks --fault die --rank 1
+              apus launch -n 2 apus check ranks --device cuda
             """)
 
     /// What a rank can do wrong.
@@ -36,30 +40,68 @@ struct CheckRanks: ParsableCommand {
     @Flag(help: "Print a JSON object.") var json = false
     @Option(help: "What goes wrong: die, stop, late or fail.") var fault: Fault?
     @Option(help: "On which rank it goes wrong.") var rank = 0
+    @Option(help: "Seed of the models that decode, and of their prompts.") var seed: UInt64 = 1
+    @Option(help: "What is checked: collectives, training or decoding; may be given several times, all by default.")
+    var only: [Part] = []
+
+    /// What is checked.
+    enum Part: String, ExpressibleByArgument, CaseIterable {
+        case collectives, training, decoding
+    }
 
     func run() throws {
         let gpu = try Ranks.gpu(on: device)
         try Ranks.run(on: gpu?.stream) { job in
             let world = job.world.onHost
             if let fault, world.rank == rank { try make(fault, job) }
-            var check = CommunicationCheck(world)
-            let outcome = try check.run()
-            let half = try world.split(color: world.rank % 2, key: world.rank)
-            var partCheck = CommunicationCheck(half)
-            let part = try partCheck.run()
-            let training = try [RecipeAttention.gqa, .gla].map {
+            let parts = only.isEmpty ? Part.allCases : only
+            var (outcome, part) = (CommunicationCheck.Outcome(), CommunicationCheck.Outcome())
+            if parts.contains(.collectives) {
+                var check = CommunicationCheck(world)
+                outcome = try check.run()
+                let half = try world.split(color: world.rank % 2, key: world.rank)
+                var partCheck = CommunicationCheck(half)
+                part = try partCheck.run()
+            }
+            let isDecoding = parts.contains(.decoding) && gpu != nil && world.size > 1
+            let decoding = isDecoding ? try checkDecoding(job) : []
+            let training = try (parts.contains(.training) ? [RecipeAttention.gqa, .gla] : []).map {
                 try ReplicaCheck(job.world, on: gpu ?? CPUBackend(threads: 1)).run($0)
             }
             let rows = try CommunicationBenchmark(job.world, stream: gpu?.stream).run()
             var failures = outcome.failures + part.failures
+            failures += decoding.flatMap { model in model.failures.map { "\(model.name), decoding: \($0)" } }
             failures += training.filter { !$0.isExpected }.map {
                 "training with \($0.attention): \($0.steps) steps from a loss of \($0.firstLoss) to \($0.lastLoss), of all ranks "
                     + "\($0.lossDifference) apart, moments \($0.momentDifference)"
             }
-            if let first = failures.first { job.fail(first) }
-            guard world.rank == 0 else { return }
-            try Terminal.out(
-                json ? object(job, outcome, part, training, rows) : table(job, outcome, part, training, rows))
+            if world.rank == 0 {
+                try Terminal.out(
+                    json
+                        ? object(job, outcome, part, training, decoding, rows)
+                        : table(job, outcome, part, training, rows))
+            }
+            guard let first = failures.first else { return }
+            job.fail(first)
+        }
+    }
+
+    private func checkDecoding(_ job: DistributedJob) throws -> [GPURanksCheck.Outcome] {
+        let check = try GPURanksCheck(job.world, seed: seed)
+        // What is compiled first takes as long as it does on each rank.
+        return try job.during("checking decoders") {
+            try GPURanksCheck.shapes.map { name, configuration in
+                let model = try check.run(name, configuration)
+                for failure in model.failures.prefix(4) {
+                    Terminal.error("rank \(job.world.rank): \(name), decoding: \(failure)\n")
+                }
+                guard job.world.rank == 0, !json else { return model }
+                try Terminal.out(
+                    "\(model.name), decoding with sums by \(model.readsPeers ? "peer memory" : "NCCL"): \(model.rows) rows of "
+                        + "logits, those of one GPU at most \(scientific(model.worstError)) apart; \(model.equalDraws) of "
+                        + "\(model.draws) tokens chosen alike\n")
+                return model
+            }
         }
     }
 
@@ -92,7 +134,7 @@ struct CheckRanks: ParsableCommand {
 
     private func object(
         _ job: DistributedJob, _ outcome: CommunicationCheck.Outcome, _ part: CommunicationCheck.Outcome,
-        _ training: [ReplicaCheck.Outcome], _ rows: [CommunicationBenchmark.Row]
+        _ training: [ReplicaCheck.Outcome], _ decoding: [GPURanksCheck.Outcome], _ rows: [CommunicationBenchmark.Row]
     ) -> String {
         let value: JSONValue = [
             "ranks": .integer(Int64(job.world.size)), "transport": .string(job.transport),
@@ -104,6 +146,14 @@ struct CheckRanks: ParsableCommand {
                         "firstLoss": .double($0.firstLoss), "lastLoss": .double($0.lastLoss),
                         "lossDifference": .double($0.lossDifference),
                         "momentDifference": .double($0.momentDifference),
+                    ]
+                }),
+            "decoding": .array(
+                decoding.map {
+                    [
+                        "name": .string($0.name), "readsPeers": .bool($0.readsPeers), "rows": .integer(Int64($0.rows)),
+                        "worstError": .double($0.worstError),
+                        "draws": .integer(Int64($0.draws)), "equalDraws": .integer(Int64($0.equalDraws)),
                     ]
                 }),
             "allReduce": .array(

@@ -1,4 +1,5 @@
 import ApusEngine
+import ApusModels
 import ApusTensor
 import ApusText
 import ArgumentParser
@@ -18,6 +19,7 @@ struct Generate: ParsableCommand {
               apus generate ./model --tokens 1,2,3 -n 16
               apus generate ./model "Why is the sky blue?" --device cuda
               mpirun -n 2 apus generate ./model "Why is the sky blue?" --tensor-parallel 2
+              apus launch -n 2 apus generate ./model "Why is the sky blue?" --device cuda
             """)
 
     @OptionGroup var model: ModelOptions
@@ -41,12 +43,9 @@ struct Generate: ParsableCommand {
         }
     }
 
-    func run() throws { try ranks.run(generate) }
+    func run() throws { try ranks.run(on: device, generate) }
 
     private func generate(_ context: RankContext) throws {
-        if device == .cuda, context.isShared {
-            throw ValidationError("--device cuda: expected one process, found several ranks")
-        }
         if let tokens { return try generate(tokens.ids, context) }
         let start = ContinuousClock.now
         // Launchers hand standard input to the first rank alone.
@@ -55,7 +54,7 @@ struct Generate: ParsableCommand {
         let loaded = ContinuousClock.now - start
         let tokens = try languageModel.promptTokens(text, system: system, raw: raw)
         let session = try TextSession(
-            languageModel, context: self.context, cacheType: try model.cacheDType(), device: device.device)
+            languageModel, context: self.context, cacheType: try model.cacheDType(), device: context.device)
         let parameters = try parameters(context, defaults: languageModel.samplingDefaults)
         // Of several ranks each would stop at a token of its own: there the launcher ends them all.
         if !context.isShared { Interrupt.listen() }
@@ -82,8 +81,10 @@ extension Generate {
     private func generate(_ ids: [Int32], _ context: RankContext) throws {
         let cacheType = try model.cacheDType()
         let session =
-            if case .cuda(let ordinal) = device.device {
-                try DecodeSession(path: model.model, device: ordinal, context: self.context, cacheType: cacheType)
+            if case .cuda(let ordinal) = context.device {
+                try DecodeSession(
+                    path: model.model, device: ordinal, context: self.context, cacheType: cacheType,
+                    ranks: try context.cut(Checkpoints.open(model.model)))
             } else {
                 try DecodeSession(try model.loadDecoder(context), context: self.context, cacheType: cacheType)
             }

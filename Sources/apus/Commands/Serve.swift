@@ -1,6 +1,7 @@
 import ApusDistributed
 import ApusEngine
 import ApusServer
+import ApusTensor
 import ArgumentParser
 import Logging
 
@@ -25,12 +26,14 @@ struct Serve: AsyncParsableCommand {
             second signal ends it at once.
 
             With --tensor-parallel or --data-parallel this process is a front: it starts the ranks by the launcher, hands them \
-            the requests, and starts them again when they end. /ranks tells how they are.
+            the requests, and starts them again when they end. /ranks tells how they are. With --device cuda every rank takes \
+            a GPU.
 
             EXAMPLES:
               apus serve SmolLM2.gguf
               apus serve ./Qwen3-0.6B --host 0.0.0.0 --port 8080 --api-key-file keys.txt --tls-certificate c.pem --tls-key k.pem
               apus serve ./model --tensor-parallel 2 --data-parallel 2 --launcher "mpirun --bind-to none"
+              apus serve ./model --device cuda --tensor-parallel 4 --data-parallel 2
               APUS_API_KEYS=one,two apus serve model.gguf --name my-model --cors-origin https://chat.example
             """)
 
@@ -47,7 +50,13 @@ struct Serve: AsyncParsableCommand {
     }
 
     func run() async throws {
-        if let port = ranks.rankPort { return try await Ranks.run { try await serve($0, port: port) } }
+        if let port = ranks.rankPort {
+            let gpu = try Ranks.sharedGPU(on: engine.device, from: ranks.firstGpu)
+            return try await Ranks.run(on: try gpu.map { try CUDAStream(device: $0) }) { job in
+                let alone: Device = self.engine.device == .cpu ? .cpu : .cuda(ranks.firstGpu)
+                try await serve(RankContext(job: job, device: gpu.map { .cuda($0.ordinal) } ?? alone), port: port)
+            }
+        }
         if ranks.isFront { return try await serveRanks() }
         let languageModel = try model.load(acceptsScoreHead: true, loadsWeights: engine.device == .cpu)
         let loop = APIServer.makeEventLoop()
@@ -71,8 +80,8 @@ struct Serve: AsyncParsableCommand {
         let configuration = try server.configuration(model: model.model)
         let loop = APIServer.makeEventLoop()
         let front = RankFront(
-            groups: ranks.dataParallel, configuration: configuration, logger: server.logger(),
-            command: ranks.command)
+            groups: ranks.dataParallel, configuration: configuration, logger: server.logger()
+        ) { ranks.command(copy: $0, port: $1, on: engine.device) }
         let scheme = configuration.tls == nil ? "http" : "https"
         try await front.run(on: loop) { port in
             try? Terminal.out("serving \(configuration.modelNames[0]) at \(scheme)://\(configuration.host):\(port)\n")
@@ -80,14 +89,14 @@ struct Serve: AsyncParsableCommand {
     }
 
     /// One of the ranks: the first has the engine and answers the front, the others compute with it.
-    private func serve(_ job: DistributedJob, port: Int) async throws {
-        let context = RankContext(job: job)
-        let languageModel = try model.load(acceptsScoreHead: true, context)
+    private func serve(_ context: RankContext, port: Int) async throws {
+        let languageModel = try model.load(acceptsScoreHead: true, loadsWeights: engine.device == .cpu, context)
         var sizes = try engine.configuration(for: languageModel, cacheType: try model.cacheDType())
-        guard context.isFirst else { return try EngineFollower(languageModel, sizes).run() }
+        sizes.device = context.device
+        guard context.isFirst else { return try context.loading { try EngineFollower(languageModel, sizes) }.run() }
         let loop = APIServer.makeEventLoop()
         sizes.deliver = APIServer.delivery(on: loop)
-        let engine = try Engine(languageModel, sizes)
+        let engine = try context.loading { try Engine(languageModel, sizes) }
         var configuration = try server.configuration(model: model.model)
         configuration.host = "127.0.0.1"
         configuration.port = port

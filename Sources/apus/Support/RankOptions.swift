@@ -17,15 +17,17 @@ struct RankOptions: ParsableArguments {
     }
 
     /// Runs `body` on every rank of the job, with what cuts a model over them.
-    func run(_ body: (RankContext) throws -> Void) throws {
-        try Ranks.run { job in
+    /// - Parameter device: what each of them computes on.
+    func run(on device: ComputeDevice = .cpu, _ body: (RankContext) throws -> Void) throws {
+        let gpu = try Ranks.sharedGPU(on: device)
+        try Ranks.run(on: try gpu.map { try CUDAStream(device: $0) }) { job in
             let size = job.world.size
             guard tensorParallel ?? size == size else {
                 throw ValidationError(
                     "--tensor-parallel \(tensorParallel ?? 0): expected as many ranks, found \(size); start them with "
                         + "mpirun -n \(tensorParallel ?? 0) apus ...")
             }
-            try body(RankContext(job: job))
+            try body(RankContext(job: job, device: gpu.map { .cuda($0.ordinal) } ?? device.device))
         }
     }
 }
@@ -33,6 +35,8 @@ struct RankOptions: ParsableArguments {
 /// One rank of a command.
 struct RankContext {
     let job: DistributedJob
+    /// What it computes on.
+    var device = Device.cpu
 
     /// Whether this is the rank that reads and prints.
     var isFirst: Bool { job.world.rank == 0 }
@@ -45,6 +49,7 @@ struct RankContext {
         guard isShared else { return nil }
         let ranks = try TensorParallel(checkpoint.configuration, over: job.world)
         try job.agree(on: "the model", "\(checkpoint.name) \(try checkpoint.fingerprint())")
+        if let stream = job.world.stream { try job.agree(on: "the GPU", stream.device.name) }
         // Ranks draw tokens each for themselves, from logits of the same bits.
         try job.agree(on: "the CPU's instruction set", String(cString: apus_cpu_features()))
         if isFirst, let note = ranks.sharding.duplicationNote { Terminal.error("\(note)\n") }

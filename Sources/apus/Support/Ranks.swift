@@ -30,6 +30,14 @@ enum Ranks {
         return try CUDABackend(ordinal: CUDADevice.ordinal(localRank: environment().localRank))
     }
 
+    /// This rank's GPU, where a model is cut over several; nil on CPUs, and for a process alone.
+    /// - Parameter first: the GPU of the first rank of this machine.
+    static func sharedGPU(on device: ComputeDevice, from first: Int = 0) throws -> CUDADevice? {
+        let environment = try environment()
+        guard device == .cuda, environment.isDistributed else { return nil }
+        return try CUDADevice.device(CUDADevice.ordinal(localRank: environment.localRank, from: first))
+    }
+
     /// This rank's GPU, where ranks train a recipe on GPUs; nil for one process, and where the recipe cannot be read, which
     /// is said when all have come.
     static func gpu(for recipe: () throws -> Recipe) throws -> CUDABackend? {

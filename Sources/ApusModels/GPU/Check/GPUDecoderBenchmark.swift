@@ -6,7 +6,7 @@ public struct GPUDecoderBenchmark {
     public struct Row: Sendable {
         /// Sequences, prompt tokens and generated tokens of each.
         public let batch: Int, prompt: Int, generate: Int
-        /// Seconds of the prompts and of the decode steps, of each repetition.
+        /// Seconds of the prompts, where there were some, and of the decode steps, of each repetition.
         public let promptSeconds: [Double], generationSeconds: [Double]
 
         /// Tokens a second of all sequences together, the median.
@@ -35,21 +35,24 @@ public struct GPUDecoderBenchmark {
 
     /// Runs once without timing, then `repeats` times: random prompts in shuffled pages, then steps that choose the likeliest
     /// token. Prompts end when the first chosen tokens are on the host, steps when the last are.
-    public func run(batch: Int, prompt: Int, generate: Int, repeats: Int) throws -> Row {
+    /// - Parameter cached: where it is not 0, steps begin after so many tokens of pages that are empty, without prompts.
+    public func run(batch: Int, prompt: Int, generate: Int, cached: Int = 0, repeats: Int) throws -> Row {
         var random = SplitMix(state: 1)
-        let needed = Self.pages(prompt: prompt, generate: generate)
+        let needed = Self.pages(prompt: max(prompt, cached), generate: generate)
         var pages = (0..<Int32(batch * needed)).map { $0 }
         for index in pages.indices { pages.swapAt(index, Int(random.next() % UInt64(pages.count))) }
         let vocabulary = UInt64(decoder.configuration.vocabularySize)
         let rows = (0..<batch).map { index in
             GPUDecoder.Row(
-                tokens: (0..<max(prompt, 1)).map { _ in Int32(random.next() % vocabulary) },
+                tokens: (0..<(cached > 0 ? 1 : max(prompt, 1))).map { _ in Int32(random.next() % vocabulary) },
+                cached: cached,
                 pages: Array(pages[(index * needed)..<((index + 1) * needed)]))
         }
         var (prompts, generations): ([Double], [Double]) = ([], [])
         for index in 0...repeats {
             try decoder.synchronize()
             let first = try ContinuousClock().measure {
+                if cached > 0 { return try decoder.load(rows) }
                 try decoder.start(rows)
                 _ = try decoder.tokens()
             }
@@ -58,7 +61,7 @@ public struct GPUDecoderBenchmark {
                 _ = try decoder.tokens()
             }
             guard index > 0 else { continue }
-            prompts.append(first.inSeconds)
+            if cached == 0 { prompts.append(first.inSeconds) }
             generations.append(second.inSeconds)
         }
         return Row(

@@ -16,6 +16,7 @@ public enum KernelSources {
         "norm.cu": text(PackageResources.norm_cu),
         "norm_registers.cu": text(PackageResources.norm_registers_cu),
         "quantised_weights.cu": text(PackageResources.quantised_weights_cu),
+        "rank_sums.cu": text(PackageResources.rank_sums_cu),
         "reductions.cu": text(PackageResources.reductions_cu),
         "rope.cu": text(PackageResources.rope_cu),
         "row_products.cu": text(PackageResources.row_products_cu),

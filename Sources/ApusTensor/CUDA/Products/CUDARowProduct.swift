@@ -52,6 +52,9 @@ package struct CUDARowProduct: Sendable, Hashable {
         package var epsilon: Float = 0
         /// With ``Epilogue/store``, elements from row to row of the results; 0 for as many as there are outputs.
         package var stride: Int32 = 0
+        /// With ``Epilogue/choose``: the token of the first output.
+        package var firstToken: Int32 = 0
+        private var unused: Int32 = 0
 
         /// Operands; everything else is set where the epilogue needs it.
         package init(x: UInt64, weight: UInt64, rows: Int) {
