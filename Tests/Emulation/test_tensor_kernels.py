@@ -135,6 +135,15 @@ class TensorKernels(unittest.TestCase):
                 self.close(out[:, :columns], expected, kind)
                 self.assertTrue((out[:, columns:].reshape(-1).view(np.uint8) == 255).all(), "nothing beside is written")
 
+    def test_matrices_transposed(self):
+        for matrices, rows, columns, gap in [(1, 1, 1, 0), (3, 40, 33, 5), (2, 64, 96, 0), (5, 7, 130, 64)]:
+            x = array(self.normal(matrices, rows * columns + gap))
+            out = empty((matrices, columns, rows), BF16)
+            kernel("elementwise.cu", "transpose_f32_bf16")(
+                3, 256, x, long(rows * columns + gap), out, matrices, rows, columns)
+            expected = values(x)[:, : rows * columns].reshape(matrices, rows, columns).transpose(0, 2, 1)
+            self.close(out, expected, BF16)
+
     def test_heads_copied_and_added(self):
         for tokens, heads, width, gap in [(1, 1, 1, 0), (5, 3, 24, 8), (3, 2, 7, 3)]:
             token_stride, head_stride = heads * (width + gap) + 2, width + gap

@@ -202,21 +202,6 @@ public final class GPUDecoder: Sendable {
         _ = try GPUDecoderShape(configuration, part: part)
     }
 
-    /// Whether a decoder takes its weights from such a model in training: those of grouped attention.
-    /// - Throws: ``GPUDecoderError/unsupported(name:found:expected:)`` where it does not.
-    public static func requireInTraining(_ configuration: DecoderConfiguration) throws(GPUDecoderError) {
-        guard configuration.attention == .grouped else {
-            throw .unsupported(
-                name: "attention of a model that is being trained", found: configuration.variant.rawValue,
-                expected: "mha, gqa or mqa")
-        }
-        guard configuration.experts == nil else {
-            throw .unsupported(
-                name: "feed-forward of a model that is being trained", found: "experts", expected: "a dense one")
-        }
-        try require(configuration)
-    }
-
     /// A decoder with the weights of a checkpoint.
     /// - Parameters:
     ///   - limits: what it is made for.
@@ -270,7 +255,7 @@ public final class GPUDecoder: Sendable {
                 name: "a model that is being trained", found: model.ranks == nil ? "one on the CPU" : "a part of one",
                 expected: "a whole one on a GPU")
         }
-        try Self.requireInTraining(model.configuration)
+        try Self.require(model.configuration)
         try self.init(model.configuration, limits: limits, stream: backend.stream) { _ in
             let weights = try GPUDecoderWeights(uninitialized: model.configuration, stream: backend.stream)
             try weights.take(model, by: backend.operations)

@@ -117,11 +117,26 @@ package struct LatentUpProjection {
 
 extension DecoderConfiguration {
     /// Whether something is added to what a layer's first product gives.
-    var hasFirstBias: Bool {
+    var hasFirstBias: Bool { firstProjections.contains { $0.bias != nil } }
+
+    /// The weights whose rows a layer's first product has, one after the other, and the bias of each that has one.
+    var firstProjections: [(weight: LayerTensor, bias: LayerTensor?)] {
         switch attention {
-        case .grouped: attentionBias
-        case .tied: true
-        case .latent(let latent): latent.hasDownBias || (latent.queryRank == nil && latent.hasUpBias)
+        case .grouped:
+            return zip([LayerTensor.query, .key, .value], [LayerTensor.queryBias, .keyBias, .valueBias])
+                .map { ($0, attentionBias ? $1 : nil) }
+        case .tied:
+            return [
+                (.query, attentionBias ? .queryBias : nil), (.tiedState, attentionBias ? .tiedStateBias : nil),
+                (.rotaryKey, .rotaryKeyBias),
+            ]
+        case .latent(let latent):
+            return [
+                latent.queryRank == nil
+                    ? (.query, latent.hasUpBias ? .queryBias : nil)
+                    : (.queryDown, latent.hasDownBias ? .queryDownBias : nil),
+                (.latentDown, latent.hasDownBias ? .latentDownBias : nil),
+            ]
         }
     }
 }
@@ -129,26 +144,12 @@ extension DecoderConfiguration {
 extension DecoderLoader {
     /// The weights whose rows a layer's first product has, and the bias of all of them, or none.
     func firstProjections(_ index: Int) throws -> (weights: [Tensor], bias: [Float]?) {
-        let parts: [(weight: LayerTensor, bias: LayerTensor?)]
-        switch configuration.attention {
-        case .grouped:
+        // Files may hold the three of grouped attention in one.
+        if configuration.attention == .grouped {
             let (weights, biases) = try projectionTensors(index)
             return (weights, configuration.attentionBias ? biases.flatMap { $0.map(\.floats) ?? [] } : nil)
-        case .tied:
-            let hasBias = configuration.attentionBias
-            parts = [
-                (.query, hasBias ? .queryBias : nil), (.tiedState, hasBias ? .tiedStateBias : nil),
-                (.rotaryKey, .rotaryKeyBias),
-            ]
-        case .latent(let latent):
-            let downBias: LayerTensor? = latent.hasDownBias ? .latentDownBias : nil
-            parts = [
-                latent.queryRank == nil
-                    ? (.query, latent.hasUpBias ? .queryBias : nil)
-                    : (.queryDown, latent.hasDownBias ? .queryDownBias : nil),
-                (.latentDown, downBias),
-            ]
         }
+        let parts = configuration.firstProjections
         let weights = try parts.map { try tensor(index, $0.weight) }
         guard parts.contains(where: { $0.bias != nil }) else { return (weights, nil) }
         let biases = try zip(parts, weights).flatMap { part, weight in

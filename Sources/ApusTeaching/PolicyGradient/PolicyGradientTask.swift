@@ -79,7 +79,7 @@ public struct PolicyGradientTask: TrainingTask {
         let asked = recipe.policyGradient.rolloutDevice
         guard recipe.training.device != .cpu, asked != .cpu else { return (false, nil) }
         do {
-            try GPUDecoder.requireInTraining(policy)
+            try GPUDecoder.require(policy)
         } catch {
             guard asked == nil else { throw error }
             return (false, "outputs are drawn on the CPU: \(error)")

@@ -23,7 +23,7 @@ public struct GPUPolicySampler {
         on operations: DifferentiableOperations
     ) throws {
         precondition(plan.temperature == 1 && plan.topP == 1, "outputs of the policy itself")
-        try GPUDecoder.requireInTraining(checkpoint.configuration)
+        try GPUDecoder.require(checkpoint.configuration)
         let tokenizer = try checkpoint.loadTokenizer()
         let reader = PromptReader(
             tokenizer: tokenizer, template: try checkpoint.chatTemplate().map { try ChatTemplate(source: $0) },

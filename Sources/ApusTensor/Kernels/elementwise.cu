@@ -125,6 +125,28 @@ __device__ __forceinline__ void copy_heads(
 COPY_HEADS(copy_heads_f32, float)
 COPY_HEADS(copy_heads_bf16, bf16_bits)
 
+// Matrices [rows][columns] at a distance of `stride` elements, each into one [columns][rows] after the one before: a tile of
+// 32 x 32 a block and round, through shared memory, so that both sides are accessed in whole lines.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    transpose_f32_bf16(const float *x, long long stride, bf16_bits *result, int matrices, int rows, int columns) {
+    __shared__ float tile[32][33];
+    const int across = (columns + 31) / 32, down = (rows + 31) / 32;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    for (long long i = blockIdx.x; i < (long long)matrices * across * down; i += gridDim.x) {
+        const long long matrix = i / (across * down);
+        const int part = (int)(i - matrix * across * down);
+        const int row = part / across * 32, column = part % across * 32;
+        for (int r = warp; r < 32; r += THREADS / 32)
+            if (row + r < rows && column + lane < columns)
+                tile[r][lane] = x[matrix * stride + (long long)(row + r) * columns + column + lane];
+        __syncthreads();
+        for (int c = warp; c < 32; c += THREADS / 32)
+            if (column + c < columns && row + lane < rows)
+                put(result + (matrix * columns + column + c) * rows + row + lane, tile[lane][c]);
+        __syncthreads();
+    }
+}
+
 // x = f(x), times `factor` where there is one; kind: 0 silu, 1 gelu (exact), 2 gelu by tanh.
 extern "C" __global__ void __launch_bounds__(THREADS)
     activate(float *x, const float *factor, int kind, long long count) {

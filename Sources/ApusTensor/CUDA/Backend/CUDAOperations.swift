@@ -124,6 +124,19 @@ extension CUDAOperations {
             ])
     }
 
+    /// Float32 matrices `[rows][columns]`, `stride` elements apart, each transposed into bf16, one after the other.
+    package func transpose(
+        _ x: UInt64, stride: Int, to result: UInt64, matrices: Int, rows: Int, columns: Int
+    ) throws {
+        let tiles = matrices * ((rows + 31) / 32) * ((columns + 31) / 32)
+        try pass(
+            "transpose_f32_bf16", of: "elementwise.cu", parts: tiles * Self.threads,
+            [
+                .value(x), .value(Int64(stride)), .value(result), .value(Int32(matrices)), .value(Int32(rows)),
+                .value(Int32(columns)),
+            ])
+    }
+
     /// Heads into others of the same width and dtype, over what is there or added to it.
     package func copyHeads(_ x: CUDAHeads, to result: CUDAHeads, tokens: Int, adds: Bool = false) throws {
         try pass(
