@@ -46,7 +46,8 @@ public struct GPUTrainedDecoderCheck {
 
     /// The shapes of ``GPUDecoderCheck`` that can be trained, and the families with norms of queries and keys and with biases.
     public static let shapes: [(name: String, configuration: DecoderConfiguration)] =
-        GPUDecoderCheck.plain.filter { TrainableDecoder.trains($0.configuration) }.map { ($0.name, $0.configuration) } + [
+        GPUDecoderCheck.plain.filter { TrainableDecoder.trains($0.configuration) }.map { ($0.name, $0.configuration) }
+        + [
             (
                 "norms of queries and keys",
                 GPUDecoderCheck.model(4, 2, 128, width: 256, inner: 520, vocabulary: 777) {
