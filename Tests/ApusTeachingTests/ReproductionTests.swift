@@ -114,6 +114,14 @@ import Testing
         let (parts, _) = try await RewardTeachingReproduction(plan, folder: "\(folder)/parts").run()
         let (whole, _) = try await RewardTeachingReproduction(plan, folder: "\(folder)/whole").run()
         #expect(parts.runs.map(\.curves) == whole.runs.map(\.curves))
+
+        // One more seed, beside what is there.
+        plan.seeds = [0, 1]
+        let (more, _) = try await RewardTeachingReproduction(plan, folder: "\(folder)/parts").run()
+        #expect(more.runs.map { $0.curves.map(\.seed) } == [[Int]](repeating: [0, 1], count: more.runs.count))
+        #expect(more.runs.map { $0.curves[0] } == whole.runs.map { $0.curves[0] })
+        plan.seeds = [0]
+        #expect(throws: ReproductionError.self) { _ = try RewardTeachingReproduction(plan, folder: "\(folder)/parts") }
     }
 
     @Test func tooFewPromptsAreNamed() async throws {

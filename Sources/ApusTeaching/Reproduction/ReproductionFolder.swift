@@ -16,7 +16,7 @@ struct ReproductionFolder {
     private static let plan = "plan.json"
     private static let done = "done"
 
-    /// Opens or makes the folder of a plan.
+    /// Opens or makes the folder of a plan. One with fewer seeds, of which the plan's are more, is gone on with.
     /// - Throws: ``ReproductionError/otherPlan(folder:key:expected:found:)``.
     init(_ path: String, plan: ReproductionPlan) throws {
         self.path = path
@@ -25,13 +25,18 @@ struct ReproductionFolder {
             let found = try JSONValue(parsing: Array(contents)).objectValue ?? JSONObject()
             for member in plan.json {
                 let (wanted, there) = (member.value.serialized(), found[member.key]?.serialized() ?? "nothing")
-                guard wanted == there else {
+                guard wanted == there || member.key == "seeds" && Self.begins(member.value, with: found["seeds"]) else {
                     throw ReproductionError.otherPlan(folder: path, key: member.key, expected: wanted, found: there)
                 }
             }
-        } else {
-            try write(Self.plan, JSONValue.object(plan.json).serialized(.pretty) + "\n")
+            if found["seeds"] == plan.json["seeds"] { return }
         }
+        try write(Self.plan, JSONValue.object(plan.json).serialized(.pretty) + "\n")
+    }
+
+    private static func begins(_ seeds: JSONValue, with fewer: JSONValue?) -> Bool {
+        guard let all = seeds.arrayValue, let fewer = fewer?.arrayValue else { return false }
+        return all.starts(with: fewer)
     }
 
     func file(_ name: String) -> String { "\(path)/\(name)" }
