@@ -136,7 +136,8 @@ class Products(Case):
                 emulate.tensor_map(p.weight, (width, outputs, 1), (width * 2, width * 2 * outputs), (64, columns, 1))]
         kernel = emulate.Kernel(*self.names(shape), self.definitions(shape, norm, epilogue), shared)
         grid = (blocks, -(-rows // rows_of_block), 1)
-        return lambda seed, lazy=False: kernel(grid, threads, *maps, p, seed=seed, lazy=lazy)
+        # The kernel reads the arguments' memory, so they must live as long.
+        return lambda seed, lazy=False, kept=arguments: kernel(grid, threads, *maps, p, seed=seed, lazy=lazy)
 
     @staticmethod
     def odd(shape):
