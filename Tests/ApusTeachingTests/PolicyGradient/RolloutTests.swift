@@ -40,10 +40,11 @@ import Testing
     @Test func whereOutputsAreDrawn() throws {
         func place(
             _ attention: RecipeAttention = .gqa, _ device: Device = .cuda(0), asked: Device? = nil,
-            logProbabilities: PolicyLogProbabilities = .trainer
+            logProbabilities: PolicyLogProbabilities = .trainer, latentWidth: Int? = nil
         ) throws -> (isGPU: Bool, note: String?) {
             var recipe = Recipe()
             recipe.model.attention = attention
+            recipe.model.latentWidth = latentWidth
             recipe.training.device = device
             recipe.policyGradient.rolloutDevice = asked
             recipe.policyGradient.logProbabilities = logProbabilities
@@ -57,12 +58,11 @@ import Testing
             #expect(found.isGPU == isGPU)
             #expect(found.note == nil)
         }
-        for attention in [RecipeAttention.gta, .mla, .gla] {
-            let found = try place(attention)
-            #expect(!found.isGPU)
-            #expect(found.note?.contains("expected mha, gqa or mqa, found \(attention.rawValue)") == true)
-            #expect(throws: GPUDecoderError.self) { try place(attention, asked: .cuda(0)) }
-        }
+        for attention in [RecipeAttention.gta, .mla, .gla] { #expect(try place(attention).isGPU) }
+        let refused = try place(.mla, latentWidth: 320)
+        #expect(!refused.isGPU)
+        #expect(refused.note?.contains("320") == true)
+        #expect(throws: GPUDecoderError.self) { try place(.mla, asked: .cuda(0), latentWidth: 320) }
         #expect(try place(logProbabilities: .engine).note?.contains("log_probabilities") == true)
     }
 
