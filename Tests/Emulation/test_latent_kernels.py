@@ -221,13 +221,14 @@ class Layer(Case):
             weights = np.exp(scores * scale + causal)
             return weights / weights.sum(1, keepdims=True) @ values
 
-        attended = np.stack([
-            attend(wide(query)[:, h] @ np.concatenate([states[:, h // 3], keys], 1).T, states[:, h // 3]) for h in range(heads)], 1)
+        # Named: a structure holds its address, which does not keep it alive.
+        attended = to_bf16(np.stack([
+            attend(wide(query)[:, h] @ np.concatenate([states[:, h // 3], keys], 1).T, states[:, h // 3]) for h in range(heads)], 1))
         out = aligned((tokens, heads, value), np.uint16)
         last = (latent, value, heads, tokens, 2, 1, 2, None)
         emulate.Kernel("head_products.cu", "head_product", Products.definitions(last))(
             (2, heads, 1), 64, HeadProduct(
-                *map(address, (to_bf16(attended), value_up, None, out, None, None, None, None)), x_row=heads * latent,
+                *map(address, (attended, value_up, None, out, None, None, None, None)), x_row=heads * latent,
                 x_head=latent, out_row=heads * value, out_head=value, rows=tokens))
 
         x = wide(projected)
