@@ -105,7 +105,8 @@ let package = Package(
         .testTarget(name: "ApusDistributedTests", dependencies: ["ApusDistributed", "ApusTensor"]),
         .testTarget(name: "ApusAttentionTests", dependencies: ["ApusAttention"]),
         .testTarget(name: "ApusTextTests", dependencies: ["ApusText"]),
-        .testTarget(name: "ApusModelsTests", dependencies: ["ApusDistributed", "ApusModels", "ApusEngine"]),
+        .testTarget(
+            name: "ApusModelsTests", dependencies: ["CApusKernels", "ApusDistributed", "ApusModels", "ApusEngine"]),
         .testTarget(
             name: "ApusTrainingTests", dependencies: ["ApusSynchronization", "ApusDistributed", "ApusTraining"]),
         .testTarget(name: "ApusTeachingTests", dependencies: ["ApusTeaching"]),

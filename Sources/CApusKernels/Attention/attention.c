@@ -18,8 +18,9 @@ static const apus_attention_kernels *kernels_for(const apus_cache_layout *l) {
   int level = apus_isa_level();
   int narrow = (!l->shared || rounds_to_bf16(l->shared_type)) && (!l->key || rounds_to_bf16(l->key_type)) &&
                (!l->value || rounds_to_bf16(l->value_type));
-  if (level == 2) return narrow && __builtin_cpu_supports("avx512bf16") ? &apus_attention_avx512bf16 : &apus_attention_avx512;
-  if (level == 1) return &apus_attention_avx2;
+  if (level == ISA_AVX512_BF16 && narrow) return &apus_attention_avx512bf16;
+  if (level >= ISA_AVX512) return &apus_attention_avx512;
+  if (level == ISA_AVX2) return &apus_attention_avx2;
 #endif
   (void)l;
   return &apus_attention_portable;

@@ -22,10 +22,9 @@ enum {
 static const apus_training_kernels *kernels_for(apus_training_arithmetic arithmetic) {
 #if defined(__x86_64__)
   int level = apus_isa_level();
-  if (level == 2)
-    return arithmetic == APUS_TRAINING_BF16 && __builtin_cpu_supports("avx512bf16") ? &apus_training_avx512bf16
-                                                                                   : &apus_training_avx512;
-  if (level == 1) return &apus_training_avx2;
+  if (level == ISA_AVX512_BF16 && arithmetic == APUS_TRAINING_BF16) return &apus_training_avx512bf16;
+  if (level >= ISA_AVX512) return &apus_training_avx512;
+  if (level == ISA_AVX2) return &apus_training_avx2;
 #endif
   (void)arithmetic;
   return &apus_training_portable;

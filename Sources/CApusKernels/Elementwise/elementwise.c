@@ -10,8 +10,8 @@
 const apus_elementwise_table *apus_elementwise(void) {
 #if defined(__x86_64__)
   int level = apus_isa_level();
-  if (level == 2) return &apus_elementwise_avx512;
-  if (level == 1) return &apus_elementwise_avx2;
+  if (level >= ISA_AVX512) return &apus_elementwise_avx512;
+  if (level == ISA_AVX2) return &apus_elementwise_avx2;
 #endif
   return &apus_elementwise_portable;
 }

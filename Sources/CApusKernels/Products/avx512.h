@@ -37,8 +37,8 @@ void apus_avx512_panel_q4_1(const uint8_t *panel, int64_t k, const uint8_t *tile
 void apus_avx512_panel_q4_k(const uint8_t *panel, int64_t k, const uint8_t *tile, int tokens, float *out);
 void apus_avx512_panel_q6_k(const uint8_t *panel, int64_t k, const uint8_t *tile, int tokens, float *out);
 void apus_avx512_quantise(const float *x, int64_t k, apus_correction kind, uint8_t *tile, int tokens, int token);
-extern const apus_packed_kernels apus_avx512_packed;
-extern const apus_gemm_kernels apus_avx512_gemm;
+extern const apus_packed_kernels apus_avx512_packed, apus_avx512bf16_packed;
+extern const apus_gemm_kernels apus_avx512_gemm, apus_avx512bf16_gemm;
 
 #endif
 #endif

@@ -141,16 +141,20 @@ AVX512 static void swiglu(float *gate, const float *up, int64_t count) {
     }
 }
 
-const apus_kernels apus_kernels_avx512 = {
-    .name = "avx512",
-    .quantise = apus_avx512_quantise,
-    .panel = {[APUS_Q8_0] = apus_avx512_panel_q8_0, [APUS_Q4_0] = apus_avx512_panel_q4_0,
-              [APUS_Q4_1] = apus_avx512_panel_q4_1, [APUS_Q4_K] = apus_avx512_panel_q4_k,
-              [APUS_Q6_K] = apus_avx512_panel_q6_k},
-    .rows = {[APUS_F32] = rows_f32, [APUS_BF16] = rows_bf16, [APUS_F16] = rows_f16},
-    .swiglu = swiglu,
-    .packed = &apus_avx512_packed,
-    .gemm = &apus_avx512_gemm,
-};
+#define TABLE(table, title)                                                                                  \
+    const apus_kernels apus_kernels_##table = {                                                               \
+        .name = title,                                                                                        \
+        .quantise = apus_avx512_quantise,                                                                     \
+        .panel = {[APUS_Q8_0] = apus_avx512_panel_q8_0, [APUS_Q4_0] = apus_avx512_panel_q4_0,                  \
+                  [APUS_Q4_1] = apus_avx512_panel_q4_1, [APUS_Q4_K] = apus_avx512_panel_q4_k,                  \
+                  [APUS_Q6_K] = apus_avx512_panel_q6_k},                                                       \
+        .rows = {[APUS_F32] = rows_f32, [APUS_BF16] = rows_bf16, [APUS_F16] = rows_f16},                       \
+        .swiglu = swiglu,                                                                                     \
+        .packed = &apus_##table##_packed,                                                                     \
+        .gemm = &apus_##table##_gemm,                                                                         \
+    };
+
+TABLE(avx512, "avx512")
+TABLE(avx512bf16, "avx512bf16")
 
 #endif

@@ -1,5 +1,5 @@
 /* General products of many rows: both operands are packed into 4-byte units of k (one f32, or two bf16), a by the worker that
- * multiplies it, b once for all. A tile of 6 rows x 64 columns has 24 vector sums whose lanes are columns, so nothing is reduced
+ * multiplies it, b once for all. Where dots of bf16 are slow a bf16 is widened to an f32 then. A tile of 6 rows x 64 columns has 24 vector sums whose lanes are columns, so nothing is reduced
  * and c is written as it lies. A unit costs 24 fused products, 4 loads of b and 6 broadcasts of a.
  *
  * Floor: one fused product (or bf16 dot) of 512 bits a cycle. */
@@ -33,17 +33,28 @@ AVX512_INLINE void transpose16(__m512i *v) {
     }
 }
 
-AVX512_INLINE int source_bytes(const apus_gemm_source source) { return source == GEMM_BF16 ? 2 : 4; }
+/* How an operand is packed: as an apus_gemm_source into f32 or pairs of bf16, or with each bf16 as an f32. */
+enum { WIDENED_BF16 = GEMM_SOURCES, WIDENED_ROUNDED };
 
-AVX512_INLINE int source_depth(const apus_gemm_source source) { return source == GEMM_F32 ? 1 : 2; }
+AVX512_INLINE int source_bytes(const int source) { return source == GEMM_BF16 || source == WIDENED_BF16 ? 2 : 4; }
+
+AVX512_INLINE int source_depth(const int source) { return source == GEMM_BF16 || source == GEMM_F32_ROUNDED ? 2 : 1; }
+
+/* Up to 16 elements, each an f32. */
+AVX512_INLINE __m512i wide_units(const char *p, const __mmask16 mask, const int source) {
+    if (source == GEMM_F32) return _mm512_maskz_loadu_epi32(mask, p);
+    __m256i narrow = source == WIDENED_BF16 ? _mm256_maskz_loadu_epi16(mask, p)
+                                            : (__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask, p));
+    return _mm512_slli_epi32(_mm512_cvtepu16_epi32(narrow), 16);
+}
 
 AVX512_INLINE uint32_t first_lanes(int64_t count, int lanes) {
     return count >= lanes ? (uint32_t)((UINT64_C(1) << lanes) - 1) : count <= 0 ? 0 : (1u << count) - 1;
 }
 
 /* 16 units along k of one row; elements from `left` on are zero. */
-AVX512_INLINE __m512i units_along_row(const char *p, int64_t left, const apus_gemm_source source) {
-    if (source == GEMM_F32) return _mm512_maskz_loadu_epi32((__mmask16)first_lanes(left, 16), p);
+AVX512_INLINE __m512i units_along_row(const char *p, int64_t left, const int source) {
+    if (source_depth(source) == 1) return wide_units(p, (__mmask16)first_lanes(left, 16), source);
     if (source == GEMM_BF16) return _mm512_maskz_loadu_epi16(first_lanes(left, 32), p);
     __m512 low = _mm512_maskz_loadu_ps((__mmask16)first_lanes(left, 16), p);
     __m512 high = _mm512_maskz_loadu_ps((__mmask16)first_lanes(left - 16, 16), p + 64);
@@ -52,9 +63,9 @@ AVX512_INLINE __m512i units_along_row(const char *p, int64_t left, const apus_ge
 
 /* One unit of k of up to 16 columns of a matrix stored [k][columns]; `left`: elements of k that are there. */
 AVX512_INLINE __m512i units_across_columns(const char *p, int64_t step, int columns, int64_t left,
-                                           const apus_gemm_source source) {
+                                           const int source) {
     const __mmask16 mask = (__mmask16)first_lanes(columns, 16), next_mask = left > 1 ? mask : 0;
-    if (source == GEMM_F32) return _mm512_maskz_loadu_epi32(mask, p);
+    if (source_depth(source) == 1) return wide_units(p, mask, source);
     if (source == GEMM_BF16) {
         __m512i even = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, p));
         __m512i odd = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(next_mask, p + (left > 1 ? step : 0)));
@@ -68,7 +79,7 @@ AVX512_INLINE __m512i units_across_columns(const char *p, int64_t step, int colu
 
 /* a, stored [row][k]: each row becomes a row of units. */
 AVX512_INLINE void pack_a_rows(const char *a, int64_t stride, int64_t rows, int64_t k, char *out, int64_t pitch,
-                               const apus_gemm_source source) {
+                               const int source) {
     const int64_t size = source_bytes(source), elements = VECTOR_UNITS * source_depth(source);
     for (int64_t r = 0; r < rows; r++, a += stride * size, out += pitch)
         for (int64_t i = 0; i < k; i += elements)
@@ -78,8 +89,13 @@ AVX512_INLINE void pack_a_rows(const char *a, int64_t stride, int64_t rows, int6
 /* One unit of k of 6 rows of an a that is stored [k][row], and two lanes to spare; `has_odd`: whether the unit's second element is
  * there. */
 AVX512_INLINE __m256i units_of_strip(const char *even, int64_t step, const __mmask8 mask, const int has_odd,
-                                     const apus_gemm_source source) {
+                                     const int source) {
     if (source == GEMM_F32) return _mm256_maskz_loadu_epi32(mask, even);
+    if (source_depth(source) == 1) {
+        __m128i narrow = source == WIDENED_BF16 ? _mm_maskz_loadu_epi16(mask, even)
+                                                : (__m128i)_mm256_cvtneps_pbh(_mm256_maskz_loadu_ps(mask, even));
+        return _mm256_slli_epi32(_mm256_cvtepu16_epi32(narrow), 16);
+    }
     __m128i low, high = _mm_setzero_si128();
     if (source == GEMM_BF16) {
         low = _mm_maskz_loadu_epi16(mask, even);
@@ -92,7 +108,7 @@ AVX512_INLINE __m256i units_of_strip(const char *even, int64_t step, const __mma
 }
 
 AVX512_INLINE void pack_unit_of_a(const char *a, int64_t step, int64_t rows, char *out, int64_t strip_bytes, const int has_odd,
-                                  const apus_gemm_source source) {
+                                  const int source) {
     const int64_t size = source_bytes(source);
     int64_t r = 0;
     for (; r + GEMM_ROWS <= rows; r += GEMM_ROWS, out += strip_bytes)
@@ -104,7 +120,7 @@ AVX512_INLINE void pack_unit_of_a(const char *a, int64_t step, int64_t rows, cha
 
 /* a, stored [k][row]: strips of 6 rows become [unit][row]. A store writes 8 units, of which the next one overwrites two. */
 AVX512_INLINE void pack_a_columns(const char *a, int64_t stride, int64_t rows, int64_t k, char *out, int64_t strip_bytes,
-                                  const apus_gemm_source source) {
+                                  const int source) {
     const int64_t size = source_bytes(source), depth = source_depth(source), step = stride * size;
     int64_t i = 0;
     for (; i + depth <= k; i += depth, a += depth * step, out += GEMM_ROWS * GEMM_UNIT_BYTES) {
@@ -116,13 +132,13 @@ AVX512_INLINE void pack_a_columns(const char *a, int64_t stride, int64_t rows, i
 }
 
 AVX512_INLINE void pack_units_of_b(const char *b, int64_t step, int columns, int64_t left, char *out,
-                                   const apus_gemm_source source) {
+                                   const int source) {
     for (int j = 0; j < columns; j += VECTOR_UNITS, out += 64)
         _mm512_store_si512(out, units_across_columns(b + j * source_bytes(source), step, columns - j, left, source));
 }
 
 /* b, stored [k][column]: a panel of up to 64 columns becomes [unit][column]. */
-AVX512_INLINE void pack_b_rows(const char *b, int64_t stride, int columns, int64_t k, char *out, const apus_gemm_source source) {
+AVX512_INLINE void pack_b_rows(const char *b, int64_t stride, int columns, int64_t k, char *out, const int source) {
     const int64_t depth = source_depth(source), step = stride * source_bytes(source);
     const int64_t unit_bytes = (columns + VECTOR_UNITS - 1) / VECTOR_UNITS * 64;
     int64_t i = 0;
@@ -134,7 +150,7 @@ AVX512_INLINE void pack_b_rows(const char *b, int64_t stride, int columns, int64
 
 /* b, stored [column][k]. */
 AVX512_INLINE void pack_b_columns(const char *b, int64_t stride, int columns, int64_t k, char *out,
-                                  const apus_gemm_source source) {
+                                  const int source) {
     const int64_t size = source_bytes(source), depth = source_depth(source), step = stride * size;
     const int64_t units = (k + depth - 1) / depth;
     const int vectors = (columns + VECTOR_UNITS - 1) / VECTOR_UNITS;
@@ -222,8 +238,20 @@ TILE(tile_bf16, 1)
 PACKS(f32, GEMM_F32)
 PACKS(bf16, GEMM_BF16)
 PACKS(rounded, GEMM_F32_ROUNDED)
+PACKS(widened, WIDENED_BF16)
+PACKS(rounded_widened, WIDENED_ROUNDED)
 
 const apus_gemm_kernels apus_avx512_gemm = {
+    .depth = {1, 1, 1},
+    .tile = {tile_f32, tile_f32, tile_f32},
+    .a_rows = {[GEMM_F32] = a_rows_f32, [GEMM_BF16] = a_rows_widened, [GEMM_F32_ROUNDED] = a_rows_rounded_widened},
+    .a_columns = {[GEMM_F32] = a_columns_f32, [GEMM_BF16] = a_columns_widened, [GEMM_F32_ROUNDED] = a_columns_rounded_widened},
+    .b_rows = {[GEMM_F32] = b_rows_f32, [GEMM_BF16] = b_rows_widened, [GEMM_F32_ROUNDED] = b_rows_rounded_widened},
+    .b_columns = {[GEMM_F32] = b_columns_f32, [GEMM_BF16] = b_columns_widened, [GEMM_F32_ROUNDED] = b_columns_rounded_widened},
+};
+
+const apus_gemm_kernels apus_avx512bf16_gemm = {
+    .depth = {[GEMM_F32] = 1, [GEMM_BF16] = 2, [GEMM_F32_ROUNDED] = 2},
     .tile = {[GEMM_F32] = tile_f32, [GEMM_BF16] = tile_bf16, [GEMM_F32_ROUNDED] = tile_bf16},
     .a_rows = {[GEMM_F32] = a_rows_f32, [GEMM_BF16] = a_rows_bf16, [GEMM_F32_ROUNDED] = a_rows_rounded},
     .a_columns = {[GEMM_F32] = a_columns_f32, [GEMM_BF16] = a_columns_bf16, [GEMM_F32_ROUNDED] = a_columns_rounded},

@@ -134,7 +134,21 @@ AVX512 static void pack_f32_as_bf16(const void *x, int64_t stride, int64_t first
     }
 }
 
+AVX512 static void widen(const void *bf16, int64_t count, float *out) {
+    const char *p = bf16;
+    int64_t i = 0;
+    for (; i + 16 <= count; i += 16) _mm512_storeu_ps(out + i, load_weights(p + i * 2, KIND_BF16));
+    if (i < count)
+        _mm512_mask_storeu_ps(out + i, (__mmask16)((1u << (count - i)) - 1), load_weights_tail(p + i * 2, count - i, KIND_BF16));
+}
+
 const apus_packed_kernels apus_avx512_packed = {
+    .panel = {[APUS_F32] = panel_f32, [APUS_F16] = panel_f16},
+    .pack_f32 = pack_f32,
+    .widen = widen,
+};
+
+const apus_packed_kernels apus_avx512bf16_packed = {
     .panel = {[APUS_F32] = panel_f32, [APUS_BF16] = panel_bf16, [APUS_F16] = panel_f16},
     .panel_bf16_pairs = panel_bf16_pairs,
     .pack_f32 = pack_f32,

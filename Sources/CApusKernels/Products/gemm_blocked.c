@@ -130,7 +130,7 @@ static void cut(blocked_job *job) {
 }
 
 int apus_gemm_blocked(const gemm_job *gemm) {
-    const int64_t depth = gemm->a.source == GEMM_F32 ? 1 : 2, units = ceiling(gemm->k, depth);
+    const int64_t depth = gemm->kernels->gemm->depth[gemm->a.source], units = ceiling(gemm->k, depth);
     blocked_job job = {.gemm = gemm, .units = units, .depth = depth, .blocks = ceiling(units, BLOCK_UNITS),
                        .panels = ceiling(gemm->n, GEMM_COLUMNS),
                        .padded_columns = ceiling(gemm->n, VECTOR_UNITS) * VECTOR_UNITS};

@@ -53,8 +53,9 @@ enum { PACKED_CUT = 6, PACKED_UNIT = 64, APUS_PARTIAL_FLOATS = PANEL_ROWS * 16 }
 
 typedef struct {
     apus_packed_panel_kernel panel[APUS_F16 + 1]; /* f32 activations */
-    apus_packed_panel_kernel panel_bf16_pairs;    /* bf16 on both sides */
+    apus_packed_panel_kernel panel_bf16_pairs;    /* bf16 on both sides; or NULL: bf16 weights are widened */
     apus_pack_kernel pack_f32, pack_f32_as_bf16;
+    void (*widen)(const void *bf16, int64_t count, float *out);
 } apus_packed_kernels;
 
 /* Bytes of packed activations of `tokens` tokens; `size` bytes an element. */
@@ -66,7 +67,7 @@ static inline int64_t apus_packed_bytes(int64_t tokens, int64_t k, int64_t size)
 /* What an operand of a general product is made of, and how it is multiplied: f32 as it is, bf16, or f32 rounded to bf16. */
 typedef enum { GEMM_F32, GEMM_BF16, GEMM_F32_ROUNDED, GEMM_SOURCES } apus_gemm_source;
 
-/* A tile is 6 rows by up to 64 columns of c. A unit is 4 bytes along k: one f32, or two bf16. */
+/* A tile is 6 rows by up to 64 columns of c. A unit is 4 bytes along k: one f32, or two bf16 where there are dots of bf16. */
 enum { GEMM_ROWS = 6, GEMM_COLUMNS = 64, GEMM_UNIT_BYTES = 4 };
 
 /* c[rows, columns] = alpha a b + beta c over `units` units. a: 6 rows, unit u of row r at r * a_row + u * a_unit (bytes).
@@ -88,6 +89,7 @@ typedef void (*apus_gemm_pack_a)(const char *a, int64_t stride, int64_t rows, in
 typedef void (*apus_gemm_pack_b)(const char *b, int64_t stride, int columns, int64_t k, char *out);
 
 typedef struct {
+    int64_t depth[GEMM_SOURCES]; /* elements in a unit */
     void (*tile[GEMM_SOURCES])(const apus_gemm_tile *tile);
     apus_gemm_pack_a a_rows[GEMM_SOURCES], a_columns[GEMM_SOURCES];
     apus_gemm_pack_b b_rows[GEMM_SOURCES], b_columns[GEMM_SOURCES];
@@ -109,7 +111,7 @@ typedef struct {
 extern const apus_kernels apus_kernels_portable;
 #if defined(__x86_64__)
 extern const apus_kernels apus_kernels_avx2;
-extern const apus_kernels apus_kernels_avx512;
+extern const apus_kernels apus_kernels_avx512, apus_kernels_avx512bf16;
 #endif
 
 /* The table for a call of this thread. */

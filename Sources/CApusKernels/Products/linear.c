@@ -33,25 +33,44 @@ typedef struct {
     int64_t first_panel[MAX_OUTPUTS + 1];
     void *prepared[SLOTS]; /* by slot: tiles of each correction, packed activations */
     int64_t group_count, panel_count;
-    int expands; /* some quantised weight meets f32 activations */
+    int expands; /* some weight is expanded to f32 */
     _Atomic int failed;
 } linear_job;
 
-int64_t apus_linear_exact_tokens(apus_precision precision, apus_dtype dtype) {
+static int64_t exact_tokens(const apus_kernels *kernels, apus_precision precision, apus_dtype dtype) {
     if (precision == APUS_PRECISION_F32) return INT64_MAX;
-    return apus_is_quantised(dtype) ? 0 : dtype == APUS_BF16 ? EXACT_BF16_TOKENS : INT64_MAX;
+    if (apus_is_quantised(dtype)) return 0;
+    return dtype == APUS_BF16 && kernels->packed && kernels->packed->panel_bf16_pairs ? EXACT_BF16_TOKENS : INT64_MAX;
+}
+
+int64_t apus_linear_exact_tokens(apus_precision precision, apus_dtype dtype) {
+    return exact_tokens(apus_active_kernels(), precision, dtype);
 }
 
 static activation_use use_of(const linear_job *job, apus_precision precision, apus_dtype dtype) {
     if (apus_is_quantised(dtype) && precision == APUS_PRECISION_DEFAULT) return USE_TILES;
     if (!job->kernels->packed || job->m <= TILE_TOKENS) return USE_ROWS;
-    int narrow = job->m > apus_linear_exact_tokens(precision, dtype);
+    int narrow = job->m > exact_tokens(job->kernels, precision, dtype);
     return narrow ? USE_PACKED_BF16 : USE_PACKED_F32;
 }
 
 static int slot_of(activation_use use, apus_dtype dtype) {
     if (use == USE_TILES) return (int)apus_correction_of(dtype);
     return use == USE_PACKED_F32 ? PACKED_F32_SLOT : PACKED_BF16_SLOT;
+}
+
+/* Whether panels of the weight are expanded to f32 for each group of tokens. */
+static int expands(const linear_job *job, activation_use use, apus_dtype dtype) {
+    if (apus_is_quantised(dtype)) return use != USE_TILES;
+    return use == USE_PACKED_F32 && !job->kernels->packed->panel[dtype];
+}
+
+static void expand(const linear_job *job, const apus_weight *w, int64_t p, float *out) {
+    const int64_t row = p * PANEL_ROWS;
+    if (!apus_is_quantised(w->dtype))
+        job->kernels->packed->widen(w->rows + row * w->row_bytes, apus_panel_rows(w, p) * w->k, out);
+    else
+        for (int r = 0; r < apus_panel_rows(w, p); r++) apus_weight_row(w, row + r, out + r * w->k);
 }
 
 /* Groups are as even as whole tiles allow; only the last may end inside one. */
@@ -90,7 +109,7 @@ static void prepare_items(void *context, int64_t begin, int64_t end, int worker)
 
 /* Where one item's results and working memory are. */
 typedef struct {
-    float *expanded; /* a panel of a quantised weight in f32 */
+    float *expanded; /* a panel of a weight in f32 */
     float *partial;
     float sums[2][GROUP_TOKENS * PANEL_ROWS];
 } item_memory;
@@ -103,11 +122,11 @@ static void multiply(const linear_job *job, int i, int64_t p, int64_t first, int
     const int rows = apus_panel_rows(w, p);
     const int64_t k = job->k, tokens = last - first;
     const activation_use use = job->use[i];
-    const void *data = apus_is_quantised(w->dtype) ? (const void *)memory->expanded
-                                                   : (const void *)(w->rows + p * PANEL_ROWS * w->row_bytes);
-    const apus_dtype dtype = apus_is_quantised(w->dtype) ? APUS_F32 : w->dtype;
-    if (use != USE_TILES && apus_is_quantised(w->dtype))
-        for (int r = 0; r < rows; r++) apus_weight_row(w, p * PANEL_ROWS + r, memory->expanded + r * k);
+    const int wide = expands(job, use, w->dtype);
+    const void *data = wide || use == USE_TILES ? (const void *)memory->expanded
+                                                : (const void *)(w->rows + p * PANEL_ROWS * w->row_bytes);
+    const apus_dtype dtype = wide ? APUS_F32 : w->dtype;
+    if (wide) expand(job, w, p, memory->expanded);
     if (use == USE_PACKED_F32 || use == USE_PACKED_BF16) {
         const int64_t size = use == USE_PACKED_F32 ? 4 : 2;
         const char *x = (const char *)job->prepared[slot_of(use, w->dtype)] + apus_packed_bytes(first, k, size);
@@ -209,7 +228,7 @@ static int run_linear(linear_job *job, apus_precision precision) {
     for (int i = 0; i < job->count; i++) {
         const apus_weight *w = job->outputs[i].weight;
         job->use[i] = use_of(job, precision, w->dtype);
-        job->expands |= job->use[i] != USE_TILES && apus_is_quantised(w->dtype);
+        job->expands |= expands(job, job->use[i], w->dtype);
         job->first_panel[i + 1] = job->first_panel[i] + apus_weight_panels(w);
         if (w->row_bytes > row_bytes) row_bytes = w->row_bytes;
     }

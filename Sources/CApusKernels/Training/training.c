@@ -7,8 +7,8 @@
 static const apus_training_table *active(void) {
 #if defined(__x86_64__)
   const int level = apus_isa_level();
-  if (level == 2) return &apus_training_rows_avx512;
-  if (level == 1) return &apus_training_rows_avx2;
+  if (level >= ISA_AVX512) return &apus_training_rows_avx512;
+  if (level == ISA_AVX2) return &apus_training_rows_avx2;
 #endif
   return &apus_training_rows_portable;
 }

@@ -23,7 +23,8 @@ void apus_add_rms_norm_f32(apus_pool *pool, int64_t rows, int64_t width, const f
                            float *residual, int64_t residual_stride, const float *weight, float weight_offset,
                            float eps, float *y, int64_t y_stride);
 
-/* y = (x - mean) / sqrt(variance + eps) * weight + bias; weight and bias may be NULL. Absolute error <= 24 u max(4, |y|). */
+/* y = (x - mean) / sqrt(variance + eps) * weight + bias; weight and bias may be NULL. With weights of at most 4, absolute
+ * error <= 24 u max(4, |y|, |x| / sqrt(variance + eps)): what a mean far larger than the deviation costs. */
 void apus_layer_norm_f32(apus_pool *pool, int64_t rows, int64_t width, const float *x, int64_t x_stride,
                          const float *weight, const float *bias, float eps, float *y, int64_t y_stride);
 

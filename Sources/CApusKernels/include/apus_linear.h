@@ -2,8 +2,9 @@
  *
  * Orders of summation. An element of the result of apus_linear and apus_linear_swiglu is summed in an order that depends
  * on k, the weight's dtype and the instruction set only: not on m, n, the number of threads, nor on how the work is cut. A
- * token's result is the same in any batch (batch-invariant), with one exception: in default precision bf16 weights take f32
- * activations up to 128 tokens and bf16 activations from 129 on; APUS_PRECISION_F32 lifts it. */
+ * token's result is the same in any batch (batch-invariant), with one exception: in default precision, where the CPU multiplies by
+ * bf16 dots ("avx512bf16" of apus_isa.h), bf16 weights take f32 activations up to 128 tokens and bf16 activations from 129 on;
+ * APUS_PRECISION_F32 lifts it. */
 #ifndef APUS_LINEAR_H
 #define APUS_LINEAR_H
 #include "apus_isa.h"
@@ -24,8 +25,8 @@ typedef enum {
     APUS_Q6_K
 } apus_dtype;
 
-/* How activations enter a product. DEFAULT: f32 and f16 weights take f32; bf16 weights take f32 up to 128 tokens and bf16
- * (relative error of a product about 2^-9) for more; quantised weights take int8 with one f32 scale per 32 elements (about
+/* How activations enter a product. DEFAULT: f32 and f16 weights take f32; bf16 weights take f32 up to 128 tokens and, by bf16
+ * dots, bf16 (relative error of a product about 2^-9) for more; quantised weights take int8 with one f32 scale per 32 elements (about
  * 4e-3). F32: activations are never rounded (below 1e-6). Sums are f32. */
 typedef enum { APUS_PRECISION_DEFAULT = 0, APUS_PRECISION_F32 = 1 } apus_precision;
 

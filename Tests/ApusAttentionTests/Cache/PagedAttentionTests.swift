@@ -24,7 +24,7 @@ import Testing
         for (name, geometry) in try oddGeometries() {
             let exact = RaggedCase(geometry, AttentionParameters(scale: 1 / Float(geometry.queryWidth).squareRoot()))
             for pageSize in [1, 3, 16, 64] { try check(name, exact, pageSize: pageSize) }
-            for isa in ["portable", "avx2", "avx512"] where apus_select_isa(isa) == 0 {
+            for isa in ["portable", "avx2", "avx512", "avx512bf16"] where apus_select_isa(isa) == 0 {
                 try check("\(isa) \(name)", exact, pageSize: 16)
             }
             _ = apus_select_isa("best")

@@ -31,7 +31,7 @@ struct ProductType: CustomTestStringConvertible, Sendable {
 
 /// The instruction sets of this machine.
 let productInstructionSets: [String] = {
-    let found = ["portable", "avx2", "avx512"].filter { (name: String) in apus_select_isa(name) == 0 }
+    let found = ["portable", "avx2", "avx512", "avx512bf16"].filter { (name: String) in apus_select_isa(name) == 0 }
     _ = apus_select_isa("best")
     return found
 }()
