@@ -245,19 +245,21 @@ class Runner:
             batch = shape["batch"]
             settings = [f"model.{key}={value}" for key, value in shape.items() if key != "batch"] + ["model.attention=gqa"]
             rates = {}
-            for ranks, sequences in ((1, batch), (n, batch), (n, n * batch)):
+            for ranks, sequences, tp in ((1, batch, 1), (n, batch, 1), (n, n * batch, 1), (n, batch, n)):
                 code, out, seconds = self.run(
-                    ranks, "bench", "train", "--device", "cuda", "--steps", self.options.steps, "--json", *settings,
-                    f"data.batch_size={sequences}", "data.sequence_length=1024")
+                    ranks, "bench", "train", "--device", "cuda", "--steps", self.options.steps, "--json", "--tensor-parallel", tp,
+                    *settings, f"data.batch_size={sequences}", "data.sequence_length=1024")
                 if code:
                     continue
                 found = json.loads(out)
-                rates[ranks, sequences] = rate = found["tokensPerSecond"]
+                rate = found["tokensPerSecond"]
+                rates.setdefault((ranks, sequences), rate)
                 more = "".join(f", {key} {found[key]:.4f}" for key in ("stepSeconds", "computeSeconds", "communicationSeconds") if key in found)
                 beside = f", {rate / rates[1, batch]:.2f} times one GPU" if ranks > 1 and (1, batch) in rates else ""
-                say(f"train {name}, {ranks} GPUs, {sequences} x 1024: {rate:,.0f} tokens/s{beside}{more}, "
+                layout = f"{ranks} GPUs" + (", cut over them" if tp > 1 else "")
+                say(f"train {name}, {layout}, {sequences} x 1024: {rate:,.0f} tokens/s{beside}{more}, "
                     f"peak {found.get('peakDeviceMemory', 0) / 2**30:.1f} GiB ({seconds:.1f} s)")
-                self.figures[f"train {name}, {ranks} GPUs, {sequences}"] = found
+                self.figures[f"train {name}, {layout}, {sequences}"] = found
 
 
 def serving_line(found):

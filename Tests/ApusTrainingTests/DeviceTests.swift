@@ -45,12 +45,10 @@ import Testing
 
     @Test func ranksTrainOnCPUsOrGPUsOfTheirOwn() throws {
         let cpu = CPUBackend(threads: 1)
-        #expect(try recipe("cpu").backend(cpu: cpu, ranks: 4, cut: 2) === cpu)
+        #expect(try recipe("cpu").backend(cpu: cpu, ranks: 4) === cpu)
         #expect(try recipe("cpu").gpu(localRank: 1) == nil)
         let shared = #expect(throws: TrainerError.self) { _ = try recipe("cuda").backend(cpu: cpu, ranks: 2) }
         #expect(shared == .deviceOfRanks(device: "cuda:0", ranks: 2))
-        let cut = #expect(throws: TrainerError.self) { _ = try recipe("cuda").backend(cpu: cpu, ranks: 4, cut: 2) }
-        #expect(cut == .deviceOfParts(device: "cuda:0", ranks: 2))
     }
 
     @Test(.enabled(if: CUDALibraries.driver.report.status == .missing))

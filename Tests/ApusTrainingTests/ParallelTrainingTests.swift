@@ -132,7 +132,14 @@ import Testing
 
     @Test(arguments: [1, 2, 3]) func theCheckOfRanksHolds(_ ranks: Int) throws {
         let outcomes = try ThreadedRanks.run(ranks) { world in
-            try ReplicaCheck(FollowedRanks(world), on: CPUBackend(threads: 1)).run(.gla)
+            try RankTrainingCheck(FollowedRanks(world), on: CPUBackend(threads: 1)).run(.gla)
+        }
+        for outcome in outcomes { #expect(outcome.isExpected, "\(outcome)") }
+    }
+
+    @Test(arguments: RecipeAttention.allCases) func theCheckOfCutModelsHolds(_ attention: RecipeAttention) throws {
+        let outcomes = try ThreadedRanks.run(2) { world in
+            try RankTrainingCheck(FollowedRanks(world), on: CPUBackend(threads: 1)).run(attention, sharing: .model)
         }
         for outcome in outcomes { #expect(outcome.isExpected, "\(outcome)") }
     }

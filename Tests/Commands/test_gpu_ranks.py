@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -74,6 +75,36 @@ class EmulatedRankTests(unittest.TestCase):
         for row, token in zip(rows, tokens):
             self.assertGreater(row[token], max(row) - 0.03)
             self.assertLess(sum(value > max(row) - 0.03 for value in row), 4, "logits that tell tokens apart")
+
+    def train(self, output, count, *words):
+        """Trains on emulated GPUs. Its logged losses, evaluations and norms."""
+        launch = [ranks.APUS, "launch", "-n", str(count)] if count > 1 else []
+        result = subprocess.run(
+            [*launch, ranks.APUS, "train", self.folder / "trained.yaml", "training.device=cuda", f"training.output={output}", *map(str, words)],
+            capture_output=True, text=True, timeout=600, stdin=subprocess.DEVNULL, env=self.environment)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        return self.losses(output)
+
+    def losses(self, output):
+        rows = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
+        return [row[key] for row in rows for key in ("loss", "gradient_norm", "validation_loss") if key in row]
+
+    def test_cut_models_train_as_on_one_gpu(self):
+        (self.folder / "trained.yaml").write_text(f"""\
+model: {{attention: gla, hidden_size: 128, layers: 1, heads: 4, feed_forward_width: 64, latent_width: 32, rope_width: 16}}
+data: {{text: [{self.folder / "text.txt"}], train_vocabulary: 301, sequence_length: 64, batch_size: 2, validation_fraction: 0.2}}
+training: {{steps: 4, log_every: 1, output: none, checkpoint_every: 2, seed: 3, compute: float32, peak_flops: 1e12}}
+""")
+        one = self.train(self.folder / "one", 1)
+        for count, cut in ((2, 2), (4, 2)):
+            output = self.folder / f"cut-{count}"
+            for value, expected in zip(self.train(output, count, "--tensor-parallel", cut), one, strict=True):
+                self.assertLess(abs(value - expected), 2e-4, f"{count} ranks")
+        # Its checkpoint goes on, cut over other ranks and on the CPU.
+        for count, *words in ((2, "--tensor-parallel", 2), (1, "training.device=cpu", "--threads", 1)):
+            shutil.rmtree(output / "checkpoints" / "step-00000004")
+            for value, expected in zip(self.train(output, count, "--resume", *words), one, strict=True):
+                self.assertLess(abs(value - expected), 1e-3, words)
 
     def test_every_variant_decodes_as_on_the_cpu(self):
         for variant in VARIANTS:

@@ -508,6 +508,54 @@ class TensorKernels(unittest.TestCase):
             kernel("cross_entropy.cu", "cross_entropy_f32_f32")(1, 512, x, integers([3]), array([1.0]), x, found, 1, 600, 0)
             self.assertFalse(np.isfinite(found[0]))
 
+    # ---- sharded_cross_entropy.cu ----
+
+    def test_sharded_cross_entropy(self):
+        for rows, widths, shift in [(1, (1, 1), 0), (3, (37, 50), 0), (4, (4096, 5000), 0), (9, (515, 3), 1)]:
+            vocabulary = sum(widths)
+            targets = np.array([-1 if i == 1 else (i * 3131) % vocabulary for i in range(rows)])
+            scales = array(self.normal(rows))
+            for kind, out_kind in [(F32, F32), (F32, BF16), (BF16, BF16)]:
+                for way in ("in place", "beside", "none"):
+                    if way == "in place" and kind != out_kind:
+                        continue
+                    starts = np.split(self.normal(rows, vocabulary) * 4 + 50, [widths[0]], 1)
+                    parts = [array(part, kind, shift) for part in starts]
+                    exact = np.concatenate([values(part) for part in parts], 1)
+                    numbers, outs = [], []
+                    for rank, (x, width) in enumerate(zip(parts, widths)):
+                        own = targets - rank * widths[0]
+                        local = integers([-2 if t < 0 else o if 0 <= o < width else -1 for t, o in zip(targets, own)])
+                        outs.append(x if way == "in place" else empty((rows, width), out_kind, shift))
+                        numbers.append((local, *(empty(rows) for _ in range(4))))
+                        kernel("sharded_cross_entropy.cu", f"shard_statistics_{kind}")(
+                            2, 512, x, local, numbers[-1][1], numbers[-1][2], numbers[-1][3], rows, width)
+                    most = np.maximum(numbers[0][2], numbers[1][2])
+                    for (local, here, largest, sums, chosen), x, width in zip(numbers, parts, widths):
+                        largest[:] = most
+                        kernel("sharded_cross_entropy.cu", f"shard_merge_{kind}")(
+                            1, 256, x, local, here, largest, sums, chosen, rows, width)
+                    for place in (3, 4):
+                        total = numbers[0][place] + numbers[1][place]
+                        for each in numbers:
+                            each[place][:] = total
+                    top = exact.max(1, keepdims=True)
+                    log_sum = top[:, 0] + np.log(np.exp(exact - top).sum(1))
+                    expected = np.array([0 if t < 0 else exact[i, t] - log_sum[i] for i, t in enumerate(targets)])
+                    for (local, _, largest, sums, chosen), x, out, width in zip(numbers, parts, outs, widths):
+                        found = empty(rows)
+                        kernel("sharded_cross_entropy.cu", f"shard_gradient_{kind}_{out_kind}")(
+                            2, 512, x, local, scales, largest, sums, chosen, NONE if way == "none" else out, found, rows, width)
+                        self.assertLess(np.abs(found - expected).max(), 1e-5)
+                    if way == "none":
+                        continue
+                    p = np.exp(exact - log_sum[:, None])
+                    for i, t in enumerate(targets):
+                        p[i, t] -= 1
+                        p[i] *= 0 if t < 0 else values(scales)[i]
+                    found = np.concatenate([values(out) for out in outs], 1)
+                    self.assertLess(np.linalg.norm(found - p), (1e-5 if out_kind == F32 else 3e-3) * max(np.linalg.norm(p), 1e-3))
+
     # ---- adamw.cu ----
 
     def test_adamw(self):

@@ -56,6 +56,9 @@ public enum Collective: Sendable {
         }
     }
 
+    /// Whether it is over memory of a GPU.
+    package var isOnDevice: Bool { buffers.contains { $0.isOnDevice } }
+
     /// Bytes of the whole: what is reduced or broadcast, of gathering and scattering the buffer that holds all shares.
     public var byteCount: Int {
         switch self {

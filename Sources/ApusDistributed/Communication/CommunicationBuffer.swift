@@ -37,6 +37,9 @@ public struct CommunicationBuffer: @unchecked Sendable {
     /// The memory of a GPU that it lies in, where it is known.
     var deviceMemory: CUDABuffer? { owner as? CUDABuffer ?? (owner as? Storage)?.deviceMemory }
 
+    /// Whether it lies in memory of a GPU that is known.
+    package var isOnDevice: Bool { deviceMemory != nil }
+
     /// Size in bytes.
     public var byteCount: Int { count * type.bytesPerBlock }
 

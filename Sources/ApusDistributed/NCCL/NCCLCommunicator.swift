@@ -200,11 +200,12 @@ final class NCCLCommunicator: Communicator, @unchecked Sendable {
 
     /// Splits by the ranks' colors, which they tell each other; all ranks of the job call it.
     func split(color: Int, key: Int) throws(CommunicationError) -> any Communicator {
-        let texts = try exchange("\(color) \(key)", nil)
+        // Other parts of the job may have the same colors.
+        let texts = try exchange("\(jobRanks[0]) \(color) \(key)", nil)
         var members: [(key: Int, rank: Int)] = []
         for (jobRank, text) in texts.enumerated() {
             let fields = text.split(separator: " ").compactMap { Int($0) }
-            if fields.count == 2, fields[0] == color { members.append((fields[1], jobRank)) }
+            if fields.count == 3, fields[0] == jobRanks[0], fields[1] == color { members.append((fields[2], jobRank)) }
         }
         let ranks = members.sorted { ($0.key, $0.rank) < ($1.key, $1.rank) }.map(\.rank)
         do {

@@ -42,7 +42,14 @@ public final class TensorParallel: Sendable {
     func beginSum(_ x: Tensor) { if communicator.rank > 0 { x.fillWithZeros() } }
 
     /// Sums the ranks' parts, in place.
-    func finishSum(_ x: Tensor) { run(.allReduce(CommunicationBuffer(x), .sum)) }
+    func finishSum(_ x: Tensor) { reduce(x, .sum, over: communicator) }
+
+    /// Reduces elements over ranks, in place: in memory of a GPU as one more of its kernels, for which nobody waits.
+    func reduce(_ x: Tensor, _ reduction: Reduction, over ranks: any Communicator) {
+        // Where there was no memory for it, the backend says so.
+        if x.device != .cpu, x.storage.deviceMemory == nil { return }
+        run(.allReduce(CommunicationBuffer(x), reduction), over: ranks)
+    }
 
     /// The vectors of tokens, whose rows the ranks share among them: float32 [tokens, width].
     func embedding(_ tokens: [Int32], table: Tensor, backend: any Backend) -> Tensor {
@@ -89,9 +96,17 @@ public final class TensorParallel: Sendable {
         if let error = failure.withLock({ $0 }) { throw error }
     }
 
-    func run(_ collective: Collective) {
+    func run(_ collective: Collective) { run(collective, over: communicator) }
+
+    private func run(_ collective: Collective, over ranks: any Communicator) {
         guard failure.withLock({ $0 }) == nil else { return }
-        do { try communicator.run(collective) } catch { failure.withLock { $0 = error } }
+        do {
+            if let stream = ranks.stream, collective.isOnDevice {
+                try ranks.queue(collective, on: stream)
+            } else {
+                try ranks.onHost.run(collective)
+            }
+        } catch { failure.withLock { $0 = error } }
     }
 
     /// Bytes that a step moves, as ``CommunicationTraffic`` counts them: all-reduces of `tokens` rows of the hidden state after

@@ -15,7 +15,7 @@ extension TrainableDecoder {
             if parameter.gradient == nil { continue }
             for copies in ranks.sharding.copies(of: role) where copies.count > 1 && !copies.rows.isEmpty {
                 let rows = parameter.gradient!.rows(copies.rows)
-                try ranks.copies(copies.count).allReduce(rows)
+                ranks.reduce(rows, .sum, over: try ranks.copies(copies.count))
             }
         }
         try ranks.check()
@@ -46,9 +46,9 @@ extension TrainableDecoder {
                 let isOwn = part.rank == sharding.rank
                 let tensor = Tensor(uninitialized: other.local.shape(of: part.role))
                 if isOwn, let value = own[names.name(of: part.role)] {
-                    operations.backend.convert(value, into: tensor)
+                    CPUBackend.shared.convert(try operations.backend.toHost([value])[0], into: tensor)
                 }
-                try ranks.communicator.broadcast(tensor, from: part.rank)
+                try ranks.communicator.onHost.broadcast(tensor, from: part.rank)
                 ModelSharding.place(tensor, part.cut, into: whole)
             }
             result[names.name(of: role)] = whole
@@ -57,7 +57,7 @@ extension TrainableDecoder {
     }
 
     /// A rank's part of a tensor of the whole model: what a weight of this name has here.
-    /// - Parameter whole: gives the tensor of the whole by its name and shape.
+    /// - Parameter whole: gives the tensor of the whole by its name and shape, in main memory.
     package func part(
         of name: String, _ whole: (_ name: String, _ shape: Shape) throws -> Tensor
     ) throws -> Tensor? {
@@ -67,7 +67,7 @@ extension TrainableDecoder {
         let tensor = try whole(names.name(of: share.role), configuration.shape(of: share.role))
         let part = try sharding.part(tensor, share.cut)
         let copy = Tensor(uninitialized: part.shape)
-        operations.backend.convert(part, into: copy)
+        CPUBackend.shared.convert(part, into: copy)
         return copy
     }
 }

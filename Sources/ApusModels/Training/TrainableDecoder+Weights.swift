@@ -65,8 +65,9 @@ extension TrainableDecoder {
                 return Self.freshWeight(
                     role, shape, seed: seed, deviation: deviation, .huggingFace(configuration))
             }
-            // A copy: the file's own bytes are read-only.
-            return operations.backend.copyToDevice(try checkpoint.finiteTensor(role).float32())
+            let tensor = try checkpoint.finiteTensor(role).float32()
+            // A copy: the file's own bytes are read-only. Of what is cut the parts are copied.
+            return ranks == nil ? operations.backend.copyToDevice(tensor) : tensor
         }
     }
 }

@@ -35,7 +35,8 @@ public final class TrainableDecoder: Module {
     }
 
     /// A model whose weights come from `tensor`: float32, of the shape asked for, not shared with anybody.
-    /// - Parameter ranks: the ranks that the model is cut over; nil for all of it. `tensor` gives whole weights in any case.
+    /// - Parameter ranks: the ranks that the model is cut over; nil for all of it. `tensor` gives whole weights in any case, over
+    ///   ranks in main memory.
     /// - Throws: ``TrainingModelError`` where the configuration cannot be trained, and what `tensor` throws.
     public init(
         _ configuration: DecoderConfiguration, ranks: TensorParallel? = nil, on operations: DifferentiableOperations,
@@ -57,9 +58,10 @@ public final class TrainableDecoder: Module {
             let part = try sharding.part(tensor(share.role, configuration.shape(of: share.role)), share.cut)
             // A copy: the part may be a view of the whole.
             let copy = Tensor(uninitialized: part.shape)
-            operations.backend.convert(part, into: copy)
+            CPUBackend.shared.convert(part, into: copy)
             // What is added once stays zero on the other ranks.
-            weights[role] = Parameter(copy, isTrainable: share.cut != .onFirstRank || sharding.rank == 0)
+            weights[role] = Parameter(
+                operations.backend.onDevice(copy), isTrainable: share.cut != .onFirstRank || sharding.rank == 0)
         }
         try operations.backend.check()
         self.weights = weights
@@ -158,12 +160,17 @@ public final class TrainableDecoder: Module {
             shard: ranks.vocabularyShard)
     }
 
+    /// Elements of all weights of the whole model, of which a rank may have a part.
+    public var wholeParameterCount: Int {
+        configuration.tensorRoles.reduce(0) { $0 + configuration.shape(of: $1).count }
+    }
+
     /// The model that this process trains: the whole, or its rank's part.
     var local: DecoderConfiguration { ranks?.sharding.local ?? configuration }
 
     /// Logits after each token, float32 [tokens, vocabulary]; over ranks without gradients.
     ///
-    /// Precondition: the model has a language-model head.
+    /// Precondition: the model has a language-model head; ranks are on CPUs.
     public func logits(_ tokens: [Int32], _ batch: TrainingBatch) -> Tensor {
         let own = operations.linear(hidden(tokens, batch), headWeight, output: .f32)
         return ranks?.gatherLogits(own, backend: operations.backend) ?? own

@@ -18,5 +18,5 @@ public struct DifferentiableOperations: Sendable {
     }
 
     /// Dtype of what products give.
-    var activation: DType { backend.activationType(compute: compute) }
+    package var activation: DType { backend.activationType(compute: compute) }
 }

@@ -38,7 +38,8 @@ public protocol Backend: AnyObject, Sendable {
     /// `silu(x gate^T) * (x up^T)`: the gated feed-forward of Shazeer 2020, biases not supported.
     func linearSwiGLU(_ x: Tensor, gate: any PreparedWeight, up: any PreparedWeight) -> Tensor
 
-    /// Rows of `table` [vocabulary, width] (any dtype) as float32 [tokens.count, width]. Precondition: tokens are inside.
+    /// Rows of `table` [vocabulary, width] (any dtype) as float32 [tokens.count, width]; zeros for token -1. Precondition:
+    /// the other tokens are inside.
     func embedding(_ tokens: [Int32], table: Tensor) -> Tensor
 
     /// `x / sqrt(mean(x^2) + epsilon) * weight` over the last axis (Zhang, Sennrich 2019). `weight`: float32 [width], or

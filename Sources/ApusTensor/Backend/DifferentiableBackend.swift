@@ -57,7 +57,7 @@ public protocol DifferentiableBackend: Backend {
     /// Rows of a [rows, width] tensor in the order asked for, in its dtype.
     func gatherRows(_ x: Tensor, _ rows: [Int32]) -> Tensor
 
-    /// `tableGradient[tokens[i]] += gradient[i]`, in order.
+    /// `tableGradient[tokens[i]] += gradient[i]`, in order; token -1 adds nothing.
     func embeddingBackward(_ tokens: [Int32], gradient: Tensor, tableGradient: Tensor)
 
     /// For each row of logits its target's log-probability (0 where the target is negative), and where `gradient` is given
@@ -68,6 +68,16 @@ public protocol DifferentiableBackend: Backend {
     ///   - logProbabilities: float32 [rows], written.
     func crossEntropy(
         _ logits: Tensor, targets: Tensor, scale: Tensor, gradient: Tensor?, logProbabilities: Tensor)
+
+    /// As ``crossEntropy(_:targets:scale:gradient:logProbabilities:)``, where ranks share the vocabulary: three numbers a row
+    /// are reduced over them.
+    /// - Parameters:
+    ///   - logits: this rank's columns.
+    ///   - targets: among these; -1 where another rank has it, less where the row does not count.
+    ///   - reduce: reduces float32 elements over the ranks, in place: to their sum or their largest.
+    func crossEntropy(
+        ofShard logits: Tensor, targets: Tensor, scale: Tensor, gradient: Tensor?, logProbabilities: Tensor,
+        reduce: (_ values: Tensor, _ isMaximum: Bool) -> Void)
 
     /// `factor x` the sum of a[i] b[i] over float32 tensors, summed in float64: float32 [1].
     func weightedSum(_ a: Tensor, _ b: Tensor, factor: Float) -> Tensor

@@ -149,7 +149,11 @@ extension CPUBackend {
         let out = Tensor(uninitialized: [tokens.count, width])
         let rowBytes = table.dtype.byteCount(elements: width)!
         for (row, token) in tokens.enumerated() {
-            precondition(token >= 0 && Int(token) < table.shape[0], "token \(token) of \(table.shape[0])")
+            precondition(token >= -1 && Int(token) < table.shape[0], "token \(token) of \(table.shape[0])")
+            guard token >= 0 else {
+                (out.pointer(as: Float.self) + row * width).update(repeating: 0, count: width)
+                continue
+            }
             apus_dequantize(
                 type, table.rawPointer + Int(token) * rowBytes, Int64(width), out.pointer(as: Float.self) + row * width)
         }

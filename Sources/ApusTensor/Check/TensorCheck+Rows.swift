@@ -184,9 +184,14 @@ extension TensorCheck {
         let (vocabulary, width, count) = (extent(), extent(most: 600), extent())
         let tokens = (0..<count).map { _ in Int32.random(in: 0..<Int32(vocabulary), using: &random) }
         let places = tokens.flatMap { (Int($0) * width)..<(Int($0) + 1) * width }
+        // Some tokens that another rank has.
+        let some = tokens.map { Int.random(in: 0..<4, using: &random) == 0 ? -1 : $0 }
         for dtype in [DType.f32, .bf16] {
             let table = tensor([vocabulary, width], dtype)
             let expected = places.map { table.values[$0] }
+            try compare(
+                "embedding", "\(dtype) > f32", "output of a part", backend.embedding(some, table: table.tensor),
+                zip(places, 0...).map { some[$1 / width] < 0 ? 0 : table.values[$0] }, tolerance: 0)
             try compare(
                 "embedding", "\(dtype) > f32", "output", backend.embedding(tokens, table: table.tensor), expected,
                 tolerance: 0)
@@ -195,9 +200,11 @@ extension TensorCheck {
         }
         for dtype in activationTypes {
             let (d, table) = (tensor([count, width], dtype), tensor([vocabulary, width]))
-            backend.embeddingBackward(tokens, gradient: d.tensor, tableGradient: table.tensor)
+            backend.embeddingBackward(some, gradient: d.tensor, tableGradient: table.tensor)
             var expected = table.values
-            for (index, place) in places.enumerated() { expected[place] += d.values[index] }
+            for (index, place) in places.enumerated() where some[index / width] >= 0 {
+                expected[place] += d.values[index]
+            }
             try compare("embedding", "\(dtype)", "gradient of table", table.tensor, expected)
         }
     }
@@ -229,6 +236,55 @@ extension TensorCheck {
                 let dtypes = "\(dtype) > \(gradientType)"
                 try compare("crossEntropy", dtypes, "log-probabilities", result, expected)
                 try compare("crossEntropy", dtypes, "gradient", gradient, slopes)
+            }
+        }
+    }
+
+    /// A vocabulary that this rank and another share.
+    mutating func checkShardedCrossEntropy() throws {
+        for dtype in activationTypes {
+            for gradientType in dtype == .bf16 ? [DType.bf16] : [.f32, .bf16] {
+                let (rows, own, other) = (extent(most: 60), 1 + extent(most: 1100), 1 + extent(most: 300))
+                let (logits, others) = (tensor([rows, own], dtype, scale: 3), tensor([rows, other], scale: 3).values)
+                let scale = tensor([rows])
+                let targets = (0..<rows).map { _ in Int32.random(in: -2..<Int32(own + other), using: &random) }
+                let local = targets.map { $0 >= own ? -1 : $0 == -1 ? -2 : $0 }
+                var (most, expected, slopes) = ([Double](), [Double](), [Double]())
+                var (otherSums, otherChosen) = ([Double](), [Double]())
+                for row in 0..<rows {
+                    let here = logits.values[row * own..<(row + 1) * own]
+                    let there = others[row * other..<(row + 1) * other]
+                    let (target, largest) = (targets[row], max(here.max()!, there.max()!))
+                    let far = there.reduce(0.0) { $0 + exp($1 - largest) }
+                    let sum = here.reduce(far) { $0 + exp($1 - largest) }
+                    let chosen =
+                        target < 0
+                        ? 0
+                        : Int(target) < own ? here[row * own + Int(target)] : others[row * other + Int(target) - own]
+                    most.append(there.max()!)
+                    otherSums.append(far)
+                    otherChosen.append(Int(target) >= own ? chosen - largest : 0)
+                    expected.append(target < 0 ? 0 : chosen - largest - log(sum))
+                    slopes += here.enumerated().map { column, x in
+                        target < 0 ? 0 : scale.values[row] * (exp(x - largest) / sum - (column == Int(target) ? 1 : 0))
+                    }
+                }
+                let result = backend.makeTensor([rows], .f32)
+                let gradient =
+                    gradientType == dtype
+                    ? backend.copyToDevice(logits.tensor) : backend.makeTensor([rows, own], gradientType)
+                backend.crossEntropy(
+                    ofShard: gradientType == dtype ? gradient : logits.tensor,
+                    targets: backend.copyToDevice(Tensor(local)), scale: scale.tensor, gradient: gradient,
+                    logProbabilities: result
+                ) { [backend] values, isMaximum in
+                    let there = isMaximum ? most : otherSums + otherChosen
+                    let both = zip(values.floats, there).map { isMaximum ? max($0, Float($1)) : $0 + Float($1) }
+                    backend.convert(Tensor(both, shape: values.shape), into: values)
+                }
+                let dtypes = "\(dtype) > \(gradientType)"
+                try compare("crossEntropy", dtypes, "log-probabilities of a part", result, expected)
+                try compare("crossEntropy", dtypes, "gradient of a part", gradient, slopes)
             }
         }
     }

@@ -44,6 +44,7 @@ public struct TensorCheck {
             try checkActivations()
             try checkRows()
             try checkCrossEntropy()
+            try checkShardedCrossEntropy()
             try checkRotation()
             try checkSums()
             try checkAdamW()

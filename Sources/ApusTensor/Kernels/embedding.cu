@@ -1,6 +1,6 @@
 // Rows of a table, and the gradient of the table.
 //
-// Forward: out[i] = table[rows[i]]; a row outside the table becomes NaN. Backward: the caller sorts the places by their row,
+// Forward: out[i] = table[rows[i]]; row -1 is zeros, another one outside the table becomes NaN. Backward: the caller sorts the places by their row,
 // so that each row of the table that is met belongs to blocks of its own: no atomics, and the same sums in every run.
 //
 //   order   [places]     places 0 ... n - 1, those of the same row together and ascending
@@ -28,7 +28,7 @@ __device__ __forceinline__ void gather(
             load(source, first, width, wide, values);
 #pragma unroll
             for (int j = 0; j < N; ++j)
-                if (!exists) values[j] = __int_as_float(0x7fffffff);
+                if (!exists) values[j] = row == -1 ? 0.0f : __int_as_float(0x7fffffff);
             store(out + (long long)i * width, first, width, wide, values);
         }
     }

@@ -34,21 +34,23 @@ public struct TrainingBenchmark {
     /// A benchmark of a recipe's model, batch and precision; its data and output are not used.
     /// - Parameters:
     ///   - vocabulary: tokens where the recipe names none.
-    ///   - replicas: ranks that share each batch; nil for one process.
+    ///   - replicas: ranks that share each batch; nil for none.
+    ///   - tensorParallel: ranks that the model is cut over; nil for none.
     ///   - cpu: the backend where the recipe's device is the CPU.
     ///   - gpu: that of this rank's GPU, where ranks train on GPUs.
     public init(
-        _ recipe: Recipe, vocabulary: Int, replicas: (any Communicator)? = nil, on cpu: CPUBackend,
-        gpu: CUDABackend? = nil
+        _ recipe: Recipe, vocabulary: Int, replicas: (any Communicator)? = nil,
+        tensorParallel: (any Communicator)? = nil, on cpu: CPUBackend, gpu: CUDABackend? = nil
     ) throws {
-        let backend = try recipe.backend(cpu: cpu, gpu: gpu, ranks: replicas?.size ?? 1)
+        let backend = try recipe.backend(
+            cpu: cpu, gpu: gpu, ranks: (replicas?.size ?? 1) * (tensorParallel?.size ?? 1))
         let operations = DifferentiableOperations(
             on: backend, compute: recipe.training.compute == .bf16 ? .bf16 : .f32)
         let configuration = try recipe.model.decoderConfiguration(
             vocabulary: vocabulary, maxPositions: recipe.data.sequenceLength)
         let model = try TrainableDecoder(
             initializing: configuration, seed: UInt64(recipe.training.seed), deviation: Float(recipe.model.initStd),
-            on: operations)
+            ranks: tensorParallel.map { try TensorParallel(configuration, over: $0) }, on: operations)
         model.checkpointsLayers = recipe.training.gradientCheckpointing
         let data = RandomTokens(
             vocabulary: configuration.vocabularySize, rows: recipe.data.batchSize, length: recipe.data.sequenceLength)
@@ -95,7 +97,7 @@ public struct TrainingBenchmark {
             }
         }
         return Result(
-            parameters: trainer.model.parameterCount, tokensPerStep: reports.first?.tokens ?? 0,
+            parameters: trainer.model.wholeParameterCount, tokensPerStep: reports.first?.tokens ?? 0,
             samples: reports.map { Double($0.tokens) / $0.seconds }, stepSeconds: median(reports.map(\.seconds)),
             computeSeconds: plain.isEmpty ? nil : median(plain),
             communicationSeconds: exchanges.isEmpty ? nil : median(exchanges),

@@ -143,11 +143,11 @@ public final class AdamW {
     func sumOfSquares(
         _ factors: (_ name: String) -> [(elements: Range<Int>, factor: Double)] = { _ in [] }
     ) -> Tensor {
-        var (whole, others) = ([Tensor](), 0.0)
+        var (whole, parts) = ([Tensor](), [Double: [Tensor]]())
         for entry in entries {
             guard let gradient = entry.slice.gradient() else { continue }
             let factors = factors(entry.name)
-            if factors.isEmpty {
+            if factors.allSatisfy({ $0.factor == 1 }) {
                 whole.append(gradient)
                 continue
             }
@@ -156,11 +156,16 @@ public final class AdamW {
                 let range = part.elements.clamped(to: entry.elements)
                 if range.isEmpty { continue }
                 let first = range.lowerBound - entry.elements.lowerBound
-                others += part.factor * backend.sumOfSquares([flat.rows(first..<first + range.count)]).doubles[0]
+                parts[part.factor, default: []].append(flat.rows(first..<first + range.count))
             }
         }
         let sum = backend.sumOfSquares(whole)
-        return others == 0 ? sum : Tensor(sum.doubles[0] + others)
+        guard !parts.isEmpty else { return sum }
+        // A device is waited for once a factor, and there are few.
+        return Tensor(
+            parts.sorted { $0.key > $1.key }.reduce(sum.doubles[0]) { total, part in
+                total + part.key * backend.sumOfSquares(part.value).doubles[0]
+            })
     }
 
     /// The first parameter whose gradient is not finite.

@@ -31,14 +31,11 @@ extension Recipe {
     ///   - cpu: the backend where the device is the CPU.
     ///   - gpu: that of this rank's GPU (``gpu(localRank:)``), on whose stream the ranks exchange; nil for one process.
     ///   - ranks: processes that train together.
-    ///   - cut: processes that a model is cut over.
-    /// - Throws: ``TrainerError/deviceOfRanks(device:ranks:)``, ``TrainerError/deviceOfParts(device:ranks:)``,
-    ///   ``TrainerError/noDevice(device:problem:)``.
+    /// - Throws: ``TrainerError/deviceOfRanks(device:ranks:)``, ``TrainerError/noDevice(device:problem:)``.
     public func backend(
-        cpu: CPUBackend, gpu: CUDABackend? = nil, ranks: Int = 1, cut: Int = 1
+        cpu: CPUBackend, gpu: CUDABackend? = nil, ranks: Int = 1
     ) throws -> any DifferentiableBackend {
         guard training.device != .cpu else { return cpu }
-        guard cut == 1 else { throw TrainerError.deviceOfParts(device: training.device.description, ranks: cut) }
         if let gpu { return gpu }
         guard ranks == 1 else {
             throw TrainerError.deviceOfRanks(device: training.device.description, ranks: ranks)

@@ -41,11 +41,10 @@ struct CheckpointReader {
         let file = try SafetensorsFile(path: "\(path)/\(CheckpointStore.optimizerState)")
         return try AdamW(slices, settings, on: backend, step: state.step) { name, shape in
             func saved(_ kind: String, _ name: String, _ shape: Shape) throws -> Tensor {
-                backend.copyToDevice(
-                    try tensor("\(kind).\(name)", shape, in: file, CheckpointStore.optimizerState))
+                try tensor("\(kind).\(name)", shape, in: file, CheckpointStore.optimizerState)
             }
             func moment(_ kind: String) throws -> Tensor {
-                try model.part(of: name) { try saved(kind, $0, $1) } ?? saved(kind, name, shape)
+                backend.copyToDevice(try model.part(of: name) { try saved(kind, $0, $1) } ?? saved(kind, name, shape))
             }
             return (try moment("first"), try moment("second"))
         }

@@ -227,15 +227,25 @@ public final class Trainer {
     private func saveCheckpoint(_ report: (Event) throws -> Void) throws {
         state.objective = objective.state
         let weights = try wholeWeights()
-        let moments = try replicas?.wholeMoments(optimizer) ?? optimizer.moments
-        let first = try model.assembled(moments.mapValues(\.first))
-        let second = try model.assembled(moments.mapValues(\.second))
+        let moments = try wholeMoments()
         let path = try whileOthersWait("writing a checkpoint") {
             try store?.save(
-                model, weights, CheckpointStore.Moments(step: optimizer.step, first: first, second: second), objective,
-                state)
+                model, weights,
+                CheckpointStore.Moments(
+                    step: optimizer.step, first: moments.mapValues(\.first), second: moments.mapValues(\.second)),
+                objective, state)
         }
         if let path { try report(.checkpoint(step: step, path: path)) }
+    }
+
+    /// The moments of the whole model's parameters by their name. All ranks call it; the first has them.
+    func wholeMoments() throws -> [String: (first: Tensor, second: Tensor)] {
+        let own = try replicas?.wholeMoments(optimizer) ?? optimizer.moments
+        guard model.ranks != nil else { return own }
+        let second = try model.assembled(own.mapValues(\.second))
+        return try model.assembled(own.mapValues(\.first)).reduce(into: [:]) {
+            $0[$1.key] = ($1.value, second[$1.key]!)
+        }
     }
 
     /// One optimiser step.

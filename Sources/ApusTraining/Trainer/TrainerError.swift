@@ -24,8 +24,6 @@ public enum TrainerError: Error, Equatable, CustomStringConvertible {
     case noDevice(device: String, problem: String)
     /// One GPU for several ranks.
     case deviceOfRanks(device: String, ranks: Int)
-    /// GPUs for ranks that a model is cut over.
-    case deviceOfParts(device: String, ranks: Int)
     /// A changed recipe that the checkpoint's run cannot go on with.
     case changedRecipe(path: String, changes: [String])
 
@@ -58,9 +56,6 @@ public enum TrainerError: Error, Equatable, CustomStringConvertible {
         case .noDevice(let device, let problem): "training.device \(device): \(problem)"
         case .deviceOfRanks(let device, let ranks):
             "training.device \(device) on \(ranks) ranks: expected a GPU for each of them, or one process"
-        case .deviceOfParts(let device, let ranks):
-            "training.device \(device) with a model cut over \(ranks) ranks: expected cpu, or ranks with whole models, which "
-                + "share batches"
         case .vocabulary(let stated, let needed, let folder):
             "the model's vocabulary: expected at least \(needed), the tokens of \(folder), found \(stated)"
         case .changedRecipe(let path, let changes):

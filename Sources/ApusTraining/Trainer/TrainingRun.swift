@@ -64,7 +64,7 @@ public final class TrainingRun {
         if size > 1, !recipe.resolvedTask.isCrossEntropy {
             throw TrainerError.replicas(task: recipe.resolvedTask.rawValue, ranks: size)
         }
-        let device = try recipe.backend(cpu: backend, gpu: gpu, ranks: size, cut: tensorParallel?.size ?? 1)
+        let device = try recipe.backend(cpu: backend, gpu: gpu, ranks: size)
         let isFirst = replicas?.rank ?? 0 == 0 && tensorParallel?.rank ?? 0 == 0
         let folder = recipe.training.output
         let files = FileManager.default

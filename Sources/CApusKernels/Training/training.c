@@ -153,7 +153,8 @@ static void embedding_stretches(void *context, int64_t begin, int64_t end, int w
   for (int64_t stretch = begin; stretch < end; stretch++) {
     const int64_t first = stretch * STRETCH, count = j->width - first < STRETCH ? j->width - first : STRETCH;
     for (int64_t row = 0; row < j->rows; row++)
-      j->table->accumulate(count, ROW(j->dy) + first, j->result + j->ids[row] * j->width + first);
+      if (j->ids[row] >= 0)
+        j->table->accumulate(count, ROW(j->dy) + first, j->result + j->ids[row] * j->width + first);
   }
 }
 

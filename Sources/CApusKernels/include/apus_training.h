@@ -32,7 +32,7 @@ void apus_swiglu_forward(apus_pool *pool, int64_t rows, int64_t width, const flo
 void apus_swiglu_backward(apus_pool *pool, int64_t rows, int64_t width, const float *gate, const float *up, int64_t stride,
                           const float *dy, apus_float_type type, void *dgate, void *dup, int64_t d_stride);
 
-/* dtable[ids[i]] += dy[i] for rows i in order. ids lie in the table. */
+/* dtable[ids[i]] += dy[i] for rows i in order. ids lie in the table or are negative: then nothing is added. */
 void apus_embedding_backward(apus_pool *pool, int64_t rows, int64_t width, const int32_t *ids, const float *dy,
                              float *dtable);
 

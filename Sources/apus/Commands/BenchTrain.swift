@@ -18,11 +18,13 @@ struct BenchTrain: AsyncParsableCommand {
               apus bench train model.attention=gla training.compute=float32 --json
               apus bench train --device cuda --steps 20 data.batch_size=32 data.sequence_length=1024
               mpirun -n 2 apus bench train --threads 1 model.attention=gla
-              mpirun -n 2 apus bench train --device cuda data.batch_size=32 data.sequence_length=1024
+              apus launch -n 2 apus bench train --device cuda data.batch_size=32 data.sequence_length=1024
+              apus launch -n 2 apus bench train --device cuda --tensor-parallel 2 data.batch_size=32
             """)
 
     @Option(help: "Where to train: cpu, cuda or cuda:N (as training.device).") var device: String?
     @Option(help: "Threads; the cores this process may use by default.") var threads: Int?
+    @Option(help: "Ranks that share one model, cut over them; the others hold copies of it.") var tensorParallel = 1
     @Option(help: "Timed steps; the median is printed.") var steps = 5
     @Flag(help: "Also list the kernels of one step (without exchanges) on the GPU by their time.") var profile = false
     @Flag(help: "Print a JSON object.") var json = false
@@ -30,6 +32,9 @@ struct BenchTrain: AsyncParsableCommand {
 
     func validate() throws {
         if steps < 1 { throw ValidationError("--steps: expected at least 1, found \(steps)") }
+        if tensorParallel < 1 {
+            throw ValidationError("--tensor-parallel: expected at least 1, found \(tensorParallel)")
+        }
         if let threads, threads < 1 { throw ValidationError("--threads: expected at least 1, found \(threads)") }
     }
 
@@ -46,10 +51,11 @@ struct BenchTrain: AsyncParsableCommand {
     }
 
     private func measure(_ job: DistributedJob, _ gpu: CUDABackend?) async throws {
-        let replicas = job.world.size > 1 ? job.world : nil
+        let ranks = try TrainingRanks(job.world, tensorParallel: tensorParallel)
         let recipe = try recipe()
         let benchmark = try TrainingBenchmark(
-            recipe, vocabulary: 4096, replicas: replicas, on: CPUBackend(threads: threads), gpu: gpu)
+            recipe, vocabulary: 4096, replicas: ranks.replicas, tensorParallel: ranks.cut,
+            on: CPUBackend(threads: threads), gpu: gpu)
         let result = try await benchmark.run(steps: steps)
         guard job.world.rank == 0 else { return }
         if json {

@@ -18,7 +18,8 @@ struct CheckRanks: ParsableCommand {
         abstract: "Check training and time the collectives between ranks.",
         discussion: """
             Started by mpirun or srun: every collective on every type over odd sizes, against what it must give; small models \
-            trained by all ranks and by one alone, which must learn the same; then the time of all-reduces. With --device cuda \
+            trained by all ranks, which share batches or a model that is cut over them, and by one alone, which must learn the \
+            same; then the time of all-reduces. With --device cuda \
             over NCCL, a GPU a rank, also small models of all variants that decode cut over the ranks, whose logits are held \
             against those of one GPU; started by mpirun, by apus launch, or by whatever sets RANK, WORLD_SIZE, LOCAL_RANK, \
             MASTER_ADDR and MASTER_PORT. \
@@ -65,14 +66,12 @@ struct CheckRanks: ParsableCommand {
             }
             let isDecoding = parts.contains(.decoding) && gpu != nil && world.size > 1
             let decoding = isDecoding ? try checkDecoding(job) : []
-            let training = try (parts.contains(.training) ? [RecipeAttention.gqa, .gla] : []).map {
-                try ReplicaCheck(job.world, on: gpu ?? CPUBackend(threads: 1)).run($0)
-            }
+            let training = parts.contains(.training) ? try checkTraining(job, on: gpu ?? CPUBackend(threads: 1)) : []
             let rows = try CommunicationBenchmark(job.world, stream: gpu?.stream).run()
             var failures = outcome.failures + part.failures
             failures += decoding.flatMap { model in model.failures.map { "\(model.name), decoding: \($0)" } }
             failures += training.filter { !$0.isExpected }.map {
-                "training with \($0.attention): \($0.steps) steps from a loss of \($0.firstLoss) to \($0.lastLoss), of all ranks "
+                "training with \($0.attention), the ranks sharing \($0.sharing): \($0.steps) steps from a loss of \($0.firstLoss) to \($0.lastLoss), of all ranks "
                     + "\($0.lossDifference) apart, moments \($0.momentDifference)"
             }
             if world.rank == 0 {
@@ -83,6 +82,16 @@ struct CheckRanks: ParsableCommand {
             }
             guard let first = failures.first else { return }
             job.fail(first)
+        }
+    }
+
+    private func checkTraining(
+        _ job: DistributedJob, on backend: any DifferentiableBackend
+    ) throws -> [RankTrainingCheck.Outcome] {
+        let check = RankTrainingCheck(job.world, on: backend)
+        return try job.during("checking training") {
+            try [RecipeAttention.gqa, .gla].map { try check.run($0) }
+                + (job.world.size > 1 ? RecipeAttention.allCases : []).map { try check.run($0, sharing: .model) }
         }
     }
 
@@ -116,13 +125,14 @@ struct CheckRanks: ParsableCommand {
 
     private func table(
         _ job: DistributedJob, _ outcome: CommunicationCheck.Outcome, _ part: CommunicationCheck.Outcome,
-        _ training: [ReplicaCheck.Outcome], _ rows: [CommunicationBenchmark.Row]
+        _ training: [RankTrainingCheck.Outcome], _ rows: [CommunicationBenchmark.Row]
     ) -> String {
         var text =
             "\(job.world.size) ranks over \(job.transport): \(outcome.cases) cases as expected, \(part.cases) in halves\n"
         for model in training {
             text +=
-                "\(model.attention): \(model.steps) training steps from a loss of \(fixed(model.firstLoss, 3)) to "
+                "\(model.attention), ranks sharing \(model.sharing == .model ? "the model" : "batches"): \(model.steps) training "
+                + "steps from a loss of \(fixed(model.firstLoss, 3)) to "
                 + "\(fixed(model.lastLoss, 3)), those of one rank alone at most \(fixed(model.lossDifference, 7)) apart\n"
         }
         text += "| all-reduce bytes | microseconds | GB/s |\n|---|---|---|\n"
@@ -134,7 +144,8 @@ struct CheckRanks: ParsableCommand {
 
     private func object(
         _ job: DistributedJob, _ outcome: CommunicationCheck.Outcome, _ part: CommunicationCheck.Outcome,
-        _ training: [ReplicaCheck.Outcome], _ decoding: [GPURanksCheck.Outcome], _ rows: [CommunicationBenchmark.Row]
+        _ training: [RankTrainingCheck.Outcome], _ decoding: [GPURanksCheck.Outcome],
+        _ rows: [CommunicationBenchmark.Row]
     ) -> String {
         let value: JSONValue = [
             "ranks": .integer(Int64(job.world.size)), "transport": .string(job.transport),
@@ -142,7 +153,8 @@ struct CheckRanks: ParsableCommand {
             "training": .array(
                 training.map {
                     [
-                        "attention": .string($0.attention), "steps": .integer(Int64($0.steps)),
+                        "attention": .string($0.attention), "sharing": .string($0.sharing.rawValue),
+                        "steps": .integer(Int64($0.steps)),
                         "firstLoss": .double($0.firstLoss), "lastLoss": .double($0.lastLoss),
                         "lossDifference": .double($0.lossDifference),
                         "momentDifference": .double($0.momentDifference),

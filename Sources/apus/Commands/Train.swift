@@ -76,28 +76,15 @@ struct Train: AsyncParsableCommand {
     /// The first rank prepares the run's folder before the others look at it.
     private func prepare(_ recipe: Recipe, _ job: DistributedJob, _ gpu: CUDABackend?) throws -> TrainingRun {
         let (world, isFirst) = (job.world, job.world.rank == 0)
-        guard world.size % tensorParallel == 0 else {
-            throw ValidationError(
-                "--tensor-parallel \(tensorParallel): expected a divisor of the \(world.size) ranks that were started")
-        }
-        if gpu != nil, tensorParallel > 1 {
-            throw TrainerError.deviceOfParts(device: recipe.training.device.description, ranks: tensorParallel)
-        }
+        let ranks = try TrainingRanks(world, tensorParallel: tensorParallel)
         try job.agree(on: "the recipe", recipe.yaml)
-        // Neighbours share a model.
-        let cut =
-            tensorParallel > 1
-            ? try world.split(color: world.rank / tensorParallel, key: world.rank) : nil
-        let replicas =
-            world.size > tensorParallel
-            ? tensorParallel == 1 ? world : try world.split(color: world.rank % tensorParallel, key: world.rank) : nil
         let bar = isFirst ? PreparationBar() : nil
         defer { bar?.end() }
         func make() throws -> TrainingRun {
             try job.during("preparing the run") {
                 try TrainingRun(
                     recipe, start: resume ? .resume : restart ? .restart : .fresh,
-                    task: TeachingTasks.task(recipe.resolvedTask), replicas: replicas, tensorParallel: cut,
+                    task: TeachingTasks.task(recipe.resolvedTask), replicas: ranks.replicas, tensorParallel: ranks.cut,
                     on: CPUBackend(threads: threads), gpu: gpu
                 ) { bar?.update($0) }
             }
@@ -115,7 +102,7 @@ struct Train: AsyncParsableCommand {
     }
 
     private func introduction(_ run: TrainingRun) -> String {
-        let parameters = fixed(Double(run.trainer.model.parameterCount) / 1e6, 2)
+        let parameters = fixed(Double(run.trainer.model.wholeParameterCount) / 1e6, 2)
         let name = run.recipe.model.from ?? run.recipe.model.attentionName
         var steps = "\(run.trainer.settings.steps) steps"
         if let replicas = run.trainer.replicas { steps += " by \(replicas.communicator.size) replicas" }
@@ -146,12 +133,13 @@ struct TrainingProgress {
         recipe = run.recipe
         total = run.trainer.settings.steps
         let operations = run.trainer.model.operations
-        let replicas = Double(run.trainer.replicas?.communicator.size ?? 1)
+        let model = run.trainer.model
+        let ranks = Double((run.trainer.replicas?.communicator.size ?? 1) * (model.ranks?.communicator.size ?? 1))
         line = StatusLine(
             isTerminal: Terminal.errorIsTerminal,
-            operationsPerToken: 6 * Double(run.trainer.model.parameterCount),
+            operationsPerToken: 6 * Double(model.wholeParameterCount),
             peakFlops: try recipe.training.peakFlops
-                ?? replicas * ProductRate.measure(on: operations.backend, compute: operations.compute)
+                ?? ranks * ProductRate.measure(on: operations.backend, compute: operations.compute)
         ) { Terminal.error($0) }
     }
 

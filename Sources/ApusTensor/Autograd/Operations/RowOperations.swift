@@ -1,5 +1,6 @@
 extension DifferentiableOperations {
-    /// Rows of `table` [vocabulary, width] as float32 [tokens.count, width]. Precondition: tokens are inside.
+    /// Rows of `table` [vocabulary, width] as float32 [tokens.count, width]; zeros for token -1. Precondition: the others are
+    /// inside.
     public func embedding(_ tokens: [Int32], table: Parameter) -> Tensor {
         let result = backend.embedding(tokens, table: table.value)
         return record([result], from: [table.edge]) { gradients, sink in

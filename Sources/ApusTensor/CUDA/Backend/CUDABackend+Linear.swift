@@ -118,7 +118,7 @@ extension CUDABackend {
     public func embedding(_ tokens: [Int32], table: Tensor) -> Tensor {
         precondition(table.shape.rank == 2 && table.isContiguous, "embedding table \(table.shape)")
         precondition(
-            tokens.allSatisfy { $0 >= 0 && Int($0) < table.shape[0] }, "a token outside the \(table.shape[0]) rows")
+            tokens.allSatisfy { $0 >= -1 && Int($0) < table.shape[0] }, "a token outside the \(table.shape[0]) rows")
         let table = onDevice(table)
         return gathered(tokens, of: table, .f32)
     }

@@ -111,9 +111,11 @@ extension CUDABackend: DifferentiableBackend {
         guard rows > 0 else { return }
         let gradient = onDevice(gradient)
         perform {
-            let keys = tokens.enumerated().map { UInt64(UInt32(bitPattern: $1)) << 32 | UInt64($0) }.sorted()
+            let keys = tokens.enumerated().filter { $0.element >= 0 }
+                .map { UInt64(UInt32(bitPattern: $1)) << 32 | UInt64($0) }.sorted()
+            guard !keys.isEmpty else { return }
             let groups = keys.indices.filter { $0 == 0 || keys[$0] >> 32 != keys[$0 - 1] >> 32 }
-            let ranges = zip(groups, groups.dropFirst() + [rows]).map { $0..<$1 }
+            let ranges = zip(groups, groups.dropFirst() + [keys.count]).map { $0..<$1 }
             let few = ranges.filter { $0.count <= CUDAOperations.fewPlaces }
             let sorted = few + ranges.filter { $0.count > CUDAOperations.fewPlaces }
             let order = sorted.flatMap { range in keys[range].lazy.map { Int32(truncatingIfNeeded: $0) } }
@@ -121,8 +123,8 @@ extension CUDABackend: DifferentiableBackend {
             let ids = sorted.map { Int32(keys[$0.lowerBound] >> 32) }
             let lists = try stream.upload(order + starts + ids)
             try operations.addToRows(
-                order: lists.address, starts: lists.address + UInt64(4 * rows),
-                ids: lists.address + UInt64(4 * (rows + starts.count)), met: ids.count, few: few.count,
+                order: lists.address, starts: lists.address + UInt64(4 * keys.count),
+                ids: lists.address + UInt64(4 * (keys.count + starts.count)), met: ids.count, few: few.count,
                 gradient: array(gradient), table: address(tableGradient), width: width)
             withExtendedLifetime(lists) {}
         }
@@ -144,6 +146,37 @@ extension CUDABackend: DifferentiableBackend {
                 logProbabilities: address(logProbabilities), rows: rows, width: width)
         }
         withExtendedLifetime((logits, targets, scale)) {}
+    }
+
+    /// See ``DifferentiableBackend/crossEntropy(ofShard:targets:scale:gradient:logProbabilities:reduce:)``.
+    public func crossEntropy(
+        ofShard logits: Tensor, targets: Tensor, scale: Tensor, gradient: Tensor?, logProbabilities: Tensor,
+        reduce: (_ values: Tensor, _ isMaximum: Bool) -> Void
+    ) {
+        let (rows, width) = Self.extents(logits, "crossEntropy")
+        precondition(
+            targets.count == rows && targets.dtype == .i32 && scale.count == rows && logProbabilities.count == rows,
+            "crossEntropy: \(targets.count) targets, \(rows) rows")
+        guard rows > 0 else { return }
+        let (logits, targets, scale) = (onDevice(logits), onDevice(targets), onDevice(scale))
+        // The largest logit here, that of all, the sum of exponentials, the target's logit.
+        let statistics = makeTensor([4, rows], .f32)
+        perform {
+            try operations.shardStatistics(
+                array(logits), targets: address(targets), statistics: address(statistics), rows: rows, width: width)
+        }
+        reduce(statistics.rows(1..<2), true)
+        perform {
+            try operations.mergeShardStatistics(
+                array(logits), targets: address(targets), statistics: address(statistics), rows: rows, width: width)
+        }
+        reduce(statistics.rows(2..<4), false)
+        perform {
+            try operations.shardGradient(
+                array(logits), targets: address(targets), scales: address(scale), statistics: address(statistics),
+                gradient: gradient.map(array), logProbabilities: address(logProbabilities), rows: rows, width: width)
+        }
+        withExtendedLifetime((logits, targets, scale, statistics)) {}
     }
 
     /// See ``DifferentiableBackend/weightedSum(_:_:factor:)``.

@@ -183,6 +183,39 @@ extension CUDAOperations {
             .value(Int32(rows)), .value(Int32(width)), .value(Int32(isKept ? 1 : 0)))
     }
 
+    /// The first kernel of sharded_cross_entropy.cu: rows 0 and 1 of `statistics` [4, rows] get each row's largest logit, row 2
+    /// the sum of exponentials.
+    package func shardStatistics(_ logits: CUDAArray, targets: UInt64, statistics: UInt64, rows: Int, width: Int) throws
+    {
+        try kernel("shard_statistics_\(logits.dtype)", of: "sharded_cross_entropy.cu").launch(
+            grid: CUDAExtent(rows), block: 512, on: stream, .value(logits.address), .value(targets),
+            .value(statistics), .value(statistics + UInt64(4 * rows)), .value(statistics + UInt64(8 * rows)),
+            .value(Int32(rows)), .value(Int32(width)))
+    }
+
+    /// The second: row 1 has the largest logits of all ranks; row 2 gets the sums beside them, row 3 the targets' logits.
+    package func mergeShardStatistics(
+        _ logits: CUDAArray, targets: UInt64, statistics: UInt64, rows: Int, width: Int
+    ) throws {
+        try kernel("shard_merge_\(logits.dtype)", of: "sharded_cross_entropy.cu").launch(
+            grid: CUDAExtent((rows + 255) / 256), block: 256, on: stream, .value(logits.address), .value(targets),
+            .value(statistics), .value(statistics + UInt64(4 * rows)), .value(statistics + UInt64(8 * rows)),
+            .value(statistics + UInt64(12 * rows)), .value(Int32(rows)), .value(Int32(width)))
+    }
+
+    /// The third: rows 1 to 3 are those of all ranks.
+    package func shardGradient(
+        _ logits: CUDAArray, targets: UInt64, scales: UInt64, statistics: UInt64, gradient: CUDAArray?,
+        logProbabilities: UInt64, rows: Int, width: Int
+    ) throws {
+        let type = gradient?.dtype ?? logits.dtype
+        try kernel("shard_gradient_\(logits.dtype)_\(type)", of: "sharded_cross_entropy.cu").launch(
+            grid: CUDAExtent(rows), block: 512, on: stream, .value(logits.address), .value(targets), .value(scales),
+            .value(statistics + UInt64(4 * rows)), .value(statistics + UInt64(8 * rows)),
+            .value(statistics + UInt64(12 * rows)), .value(gradient?.address ?? 0), .value(logProbabilities),
+            .value(Int32(rows)), .value(Int32(width)))
+    }
+
     /// `sums = ` or `+= ` the sums of columns of a matrix whose rows are `stride` elements apart; float32.
     package func columnSums(
         _ x: CUDAArray, stride: Int, rows: Int, columns: Int, to sums: UInt64, adds: Bool

@@ -20,6 +20,7 @@ public enum KernelSources {
         "reductions.cu": text(PackageResources.reductions_cu),
         "rope.cu": text(PackageResources.rope_cu),
         "row_products.cu": text(PackageResources.row_products_cu),
+        "sharded_cross_entropy.cu": text(PackageResources.sharded_cross_entropy_cu),
         "swiglu.cu": text(PackageResources.swiglu_cu),
         "tall_products.cu": text(PackageResources.tall_products_cu),
     ]

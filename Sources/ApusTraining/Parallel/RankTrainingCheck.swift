@@ -3,11 +3,21 @@ import ApusModels
 import ApusTensor
 
 /// Holds ranks that train a small model together against the same steps on the same batches by one rank alone.
-public struct ReplicaCheck {
+public struct RankTrainingCheck {
+    /// What the ranks share.
+    public enum Sharing: String, Sendable {
+        /// Batches, of which each rank computes a part with a model of its own.
+        case batches
+        /// A model that is cut over them.
+        case model
+    }
+
     /// What a check found.
     public struct Outcome: Sendable, Equatable {
         /// The attention of the model.
         public var attention: String
+        /// What the ranks shared.
+        public var sharing: Sharing
         /// Steps made.
         public var steps: Int
         /// Loss of the first step by one rank alone.
@@ -22,7 +32,7 @@ public struct ReplicaCheck {
 
         /// Whether the distances are those of sums in another order.
         public var isExpected: Bool {
-            lossDifference <= ReplicaCheck.tolerance && momentDifference <= ReplicaCheck.tolerance
+            lossDifference <= RankTrainingCheck.tolerance && momentDifference <= RankTrainingCheck.tolerance
                 && lastLoss < 0.7 * firstLoss
         }
     }
@@ -40,12 +50,12 @@ public struct ReplicaCheck {
     }
 
     /// Trains a model of two layers in float32.
-    public func run(_ attention: RecipeAttention, steps: Int = 50) throws -> Outcome {
+    public func run(_ attention: RecipeAttention, sharing: Sharing = .batches, steps: Int = 50) throws -> Outcome {
         let (together, alone) = (
-            try trainer(attention, steps, over: communicator), try trainer(attention, steps, over: nil)
+            try trainer(attention, steps, sharing), try trainer(attention, steps, nil)
         )
         var outcome = Outcome(
-            attention: attention.rawValue, steps: steps, firstLoss: 0, lastLoss: 0, lossDifference: 0,
+            attention: attention.rawValue, sharing: sharing, steps: steps, firstLoss: 0, lastLoss: 0, lossDifference: 0,
             momentDifference: 0)
         for step in 0..<steps {
             let (found, expected) = (try makeStep(together), try makeStep(alone))
@@ -66,16 +76,21 @@ public struct ReplicaCheck {
     }
 
     private func trainer(
-        _ attention: RecipeAttention, _ steps: Int, over replicas: (any Communicator)?
+        _ attention: RecipeAttention, _ steps: Int, _ sharing: Sharing?
     ) throws -> (Trainer, CrossEntropyObjective) {
         var description = Recipe.Model()
         description.attention = attention
-        description.hiddenSize = 64
+        // Heads that the ranks divide.
+        description.heads = max(4, communicator.size)
+        description.hiddenSize = 16 * max(4, communicator.size)
         description.layers = 2
         if attention == .gqa || attention == .gta { description.kvHeads = 2 }
+        let configuration = try description.decoderConfiguration(vocabulary: 64, maxPositions: 256)
+        let replicas = sharing == .batches ? communicator : nil
         let model = try TrainableDecoder(
-            initializing: try description.decoderConfiguration(vocabulary: 64, maxPositions: 256), seed: 7,
-            deviation: 0.1, on: DifferentiableOperations(on: backend, compute: .f32))
+            initializing: configuration, seed: 7, deviation: 0.1,
+            ranks: sharing == .model ? TensorParallel(configuration, over: communicator) : nil,
+            on: DifferentiableOperations(on: backend, compute: .f32))
         let objective = CrossEntropyObjective(
             model, data: Sequences(), accumulation: 2, share: replicas.map { BatchShare(of: $0) } ?? .whole)
         let settings = Trainer.Settings(
@@ -88,9 +103,9 @@ public struct ReplicaCheck {
     private func momentDifference(
         _ together: (Trainer, CrossEntropyObjective), _ alone: (Trainer, CrossEntropyObjective)
     ) throws -> Double {
-        guard let found = try together.0.replicas?.wholeMoments(together.0.optimizer), communicator.rank == 0 else {
-            return 0
-        }
+        // All ranks come here together.
+        let found = try together.0.wholeMoments()
+        guard communicator.rank == 0 else { return 0 }
         // Of all together: some gradients, as those of keys' biases, are nothing but rounding.
         var (distances, lengths) = ([0.0, 0.0], [0.0, 0.0])
         for (name, expected) in alone.0.optimizer.moments {
