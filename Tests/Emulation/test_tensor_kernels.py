@@ -321,13 +321,14 @@ class TensorKernels(unittest.TestCase):
 
     def test_rows_gathered(self):
         for width, shift in [(1, 0), (7, 0), (64, 0), (576, 0), (130, 1)]:
-            rows = integers([3, 0, 3, 6, -1, 7, 2])
+            rows = integers([3, 0, 3, 6, -2, 7, 2, -1])
             table = self.normal(7, width)
             for kind, out_kind in [(F32, F32), (F32, BF16), (BF16, F32), (BF16, BF16)]:
-                t, out = array(table, kind, shift), empty((7, width), out_kind, shift)
-                kernel("embedding.cu", f"gather_rows_{kind}_{out_kind}")(1, 256, rows, t, out, 7, width, long(7))
+                t, out = array(table, kind, shift), empty((8, width), out_kind, shift)
+                kernel("embedding.cu", f"gather_rows_{kind}_{out_kind}")(1, 256, rows, t, out, 8, width, long(7))
                 self.close(out[[0, 1, 2, 3, 6]], values(t)[[3, 0, 3, 6, 2]], out_kind)
                 self.assertTrue(np.isnan(values(out)[[4, 5]]).all(), "rows outside of the table")
+                self.assertTrue((values(out)[7] == 0).all(), "no row")
 
     def test_rows_added(self):
         for width, shift, places in [(1, 0, 3), (7, 0, 50), (130, 1, 100), (576, 0, 40)]:
