@@ -66,7 +66,7 @@ script-test: $(CLIENTS)  ## check and test the scripts, and GPU kernels on a CPU
 	@Scripts/system_libraries.sh $(LIBRARIES_STAMP) test
 	shellcheck Scripts/*.sh Fuzz/*.sh .ci/run deploy/slurm/*.sbatch
 	$(PYTHON) -m unittest discover -s Tests/Scripts -v
-	PYTHONPATH="$(CLIENTS)" $(PYTHON) -m unittest discover -s Tests/Emulation -v
+	PYTHONPATH="$(CLIENTS)" $(PYTHON) Scripts/unittests.py Tests/Emulation
 
 command-test: build $(CLIENTS)  ## build and run the tests of the command line
 	model=$$($(PYTHON) Scripts/fetch_model.py) && APUS_TEST_MODEL="$$model" PYTHONPATH="$(CLIENTS)" \
