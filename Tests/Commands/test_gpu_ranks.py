@@ -93,16 +93,16 @@ class EmulatedRankTests(unittest.TestCase):
         (self.folder / "trained.yaml").write_text(f"""\
 model: {{attention: gla, hidden_size: 128, layers: 1, heads: 4, feed_forward_width: 64, latent_width: 32, rope_width: 16}}
 data: {{text: [{self.folder / "text.txt"}], train_vocabulary: 301, sequence_length: 64, batch_size: 2, validation_fraction: 0.2}}
-training: {{steps: 4, log_every: 1, output: none, checkpoint_every: 2, seed: 3, compute: float32, peak_flops: 1e12}}
+training: {{steps: 2, log_every: 1, output: none, checkpoint_every: 1, seed: 3, compute: float32, peak_flops: 1e12}}
 """)
         one = self.train(self.folder / "one", 1)
-        for count, cut in ((2, 2), (4, 2)):
-            output = self.folder / f"cut-{count}"
-            for value, expected in zip(self.train(output, count, "--tensor-parallel", cut), one, strict=True):
-                self.assertLess(abs(value - expected), 2e-4, f"{count} ranks")
-        # Its checkpoint goes on, cut over other ranks and on the CPU.
+        # Two models, each cut over two ranks.
+        output = self.folder / "cut"
+        for value, expected in zip(self.train(output, 4, "--tensor-parallel", 2), one, strict=True):
+            self.assertLess(abs(value - expected), 2e-4)
+        # Their checkpoint goes on, cut over other ranks and on the CPU.
         for count, *words in ((2, "--tensor-parallel", 2), (1, "training.device=cpu", "--threads", 1)):
-            shutil.rmtree(output / "checkpoints" / "step-00000004")
+            shutil.rmtree(output / "checkpoints" / "step-00000002")
             for value, expected in zip(self.train(output, count, "--resume", *words), one, strict=True):
                 self.assertLess(abs(value - expected), 1e-3, words)
 

@@ -28,7 +28,11 @@ class CollectiveTests(unittest.TestCase):
                     found = json.loads(result.stdout)
                     self.assertEqual(found["ranks"], size)
                     self.assertGreater(found["cases"], 100)
-                    self.assertEqual([model["attention"] for model in found["training"]], ["gqa", "gla"])
+                    shared = {
+                        what: [model["attention"] for model in found["training"] if model["sharing"] == what]
+                        for what in ("batches", "model")}
+                    self.assertEqual(shared["batches"], ["gqa", "gla"])
+                    self.assertEqual(shared["model"], ["mha", "mqa", "gqa", "gta", "mla", "gla", "gla_q"])
                     for model in found["training"]:
                         self.assertLess(model["lossDifference"], 1e-3)
                         self.assertLess(model["momentDifference"], 1e-3)
