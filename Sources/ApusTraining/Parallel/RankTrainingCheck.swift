@@ -49,6 +49,9 @@ public struct RankTrainingCheck {
         self.backend = backend
     }
 
+    /// Whether the models can be cut over these ranks, so that ``Sharing/model`` can be checked: a power of two does.
+    public var canCut: Bool { communicator.size.nonzeroBitCount == 1 }
+
     /// Trains a model of two layers in float32.
     public func run(_ attention: RecipeAttention, sharing: Sharing = .batches, steps: Int = 50) throws -> Outcome {
         let (together, alone) = (
@@ -80,9 +83,9 @@ public struct RankTrainingCheck {
     ) throws -> (Trainer, CrossEntropyObjective) {
         var description = Recipe.Model()
         description.attention = attention
-        // Heads that the ranks divide.
-        description.heads = max(4, communicator.size)
-        description.hiddenSize = 16 * max(4, communicator.size)
+        let heads = canCut ? max(4, communicator.size) : 4
+        description.heads = heads
+        description.hiddenSize = 16 * heads
         description.layers = 2
         if attention == .gqa || attention == .gta { description.kvHeads = 2 }
         let configuration = try description.decoderConfiguration(vocabulary: 64, maxPositions: 256)

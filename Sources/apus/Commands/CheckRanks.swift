@@ -91,7 +91,9 @@ struct CheckRanks: ParsableCommand {
         let check = RankTrainingCheck(job.world, on: backend)
         return try job.during("checking training") {
             try [RecipeAttention.gqa, .gla].map { try check.run($0) }
-                + (job.world.size > 1 ? RecipeAttention.allCases : []).map { try check.run($0, sharing: .model) }
+                + (job.world.size > 1 && check.canCut ? RecipeAttention.allCases : []).map {
+                    try check.run($0, sharing: .model)
+                }
         }
     }
 
