@@ -35,6 +35,15 @@ extension DecoderConfiguration {
         return .object(object)
     }
 
+    /// Throws where a Llama has biases on queries, keys and values alone or on the output alone: `attention_bias` is one word.
+    func requireWritableBiases(in file: String) throws {
+        guard attentionBias != attentionOutputBias, architecture == .llama else { return }
+        throw ModelFileError.unsupported(
+            file: file, what: "for safetensors: Llama with biases",
+            found: attentionBias ? "on queries, keys and values only" : "on the output projection only",
+            supported: "none, or on all four projections")
+    }
+
     private var className: String {
         let prefix = JSONConfigurationReader.classPrefix(architecture)
         if case .score = head { return prefix + "ForSequenceClassification" }

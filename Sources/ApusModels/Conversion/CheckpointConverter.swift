@@ -74,11 +74,7 @@ public struct CheckpointConverter {
         to path: String, shardByteCount: Int = 5_000_000_000, progress: (Double) -> Void = { _ in }
     ) throws -> Report {
         var target = checkpoint.configuration.inHuggingFace
-        if target.attentionBias != target.attentionOutputBias, target.architecture == .llama {
-            throw ModelFileError.unsupported(
-                file: checkpoint.name, what: "for safetensors: Llama with biases",
-                found: "on queries, keys and values only", supported: "none, or on the output projection too")
-        }
+        try target.requireWritableBiases(in: checkpoint.name)
         let matrices = try checkpoint.tensor(.layer(0, .output)).dtype
         let plan = try ConversionPlan(checkpoint, to: target, names: .huggingFace(target), backend: backend) {
             _, tensor in

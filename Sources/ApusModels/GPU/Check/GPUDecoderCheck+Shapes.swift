@@ -71,7 +71,7 @@ extension GPUDecoderCheck {
                     ($0.attention, $0.rotary) = (
                         .tied(rotaryWidth: 64), RotaryConfiguration(width: 64, style: .interleaved)
                     )
-                    ($0.attentionBias, $0.tiesEmbeddings) = (true, true)
+                    ($0.attentionBias, $0.attentionOutputBias, $0.tiesEmbeddings) = (true, true, true)
                 }
             ),
             Shape(
