@@ -27,6 +27,9 @@ public struct MemoryCheckpoint: Checkpoint {
     }
 
     /// A model with random weights that bf16 represents, norms and biases too: to hold one way of computing against another.
+    ///
+    /// Where there are experts, routers read what no layer writes: nearly all of their weight is on the first columns of the
+    /// residual stream, which keep the embedding. So two ways of computing, rounded differently, choose the same experts.
     /// - Parameter type: of a matrix, where its rows are whole blocks of it; bf16 or one that GGUF packs.
     init(
         random configuration: DecoderConfiguration, seed: UInt64, name: String,
@@ -49,10 +52,28 @@ public struct MemoryCheckpoint: Checkpoint {
                 continue
             }
             var normal = NormalNumbers(seed: seed, stream: name)
-            let values = Tensor((0..<shape.count).map { _ in mean + deviation * normal.next() }, shape: shape)
+            var numbers = (0..<shape.count).map { _ in mean + deviation * normal.next() }
+            if configuration.experts != nil { Self.keepApart(role, width: configuration.hiddenSize, &numbers) }
+            let values = Tensor(numbers, shape: shape)
             tensors[name] = try values.encoded(as: type, backend: CPUBackend.shared)
         }
         self.tensors = tensors
+    }
+
+    /// Columns of the residual stream that only the embedding writes and routers read.
+    private static let routed = 64
+
+    private static func keepApart(_ role: TensorRole, width: Int, _ numbers: inout [Float]) {
+        switch role {
+        case .tokenEmbedding:
+            for index in numbers.indices where index % width < routed { numbers[index] *= 4 }
+        case .layer(_, .router):
+            let scale = Float(width).squareRoot()
+            for index in numbers.indices { numbers[index] *= index % width < routed ? scale : 0.02 }
+        case .layer(_, .output), .layer(_, .down), .layer(_, .expertDown), .layer(_, .sharedDown):
+            for index in 0..<numbers.count / width * routed { numbers[index] = 0 }
+        default: break
+        }
     }
 
     /// Random codes and scales, for which there is no encoder.

@@ -21,7 +21,7 @@ public struct GPUDecoderCheck {
     /// The largest relative error of a row of logits: activations are rounded to bf16 between products.
     public static let tolerance = 3e-2
     /// The share of rows that may lie beyond it in a model with experts: where two experts are nearly as likely, rounding decides
-    /// which of them a row visits.
+    /// which of them a row visits. Random models make that rare (``MemoryCheckpoint``).
     public static let shareOfOtherExperts = 0.1
     /// Steps after the prompts.
     private static let steps = 5
