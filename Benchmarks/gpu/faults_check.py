@@ -72,10 +72,10 @@ def last(result):
 
 
 def digest(folder):
-    """Of all files of a checkpoint."""
+    """Of all files of a checkpoint but the recipe, which names the run's folder."""
     result = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
-        if path.is_file():
+        if path.is_file() and path.name != "recipe.yaml":
             result.update(path.name.encode())
             result.update(path.read_bytes())
     return result.hexdigest()
