@@ -62,6 +62,28 @@ import Testing
 
     static let names = variants.keys.sorted()
 
+    /// A checkpoint that would be read back as another model is not written.
+    @Test func whatHasNoFormInFilesIsRefused() throws {
+        var biased = DecoderConfiguration(
+            architecture: .llama, vocabularySize: 13, hiddenSize: 8, layerCount: 1, queryHeads: 2, kvHeads: 1,
+            headWidth: 4, feedForwardWidth: 8, rotary: RotaryConfiguration(width: 4), maxPositions: 16)
+        var interleaved = biased
+        var latent = biased
+        biased.attentionBias = true
+        interleaved.rotary.style = .interleaved
+        latent.kvHeads = 2
+        latent.attention = .latent(.gla(headWidth: 4, rotaryWidth: 4))
+        for (configuration, what) in [
+            (biased, "llama with attention biases"), (interleaved, "pairs of rotary embedding"), (latent, "attention"),
+        ] {
+            let model = try TrainableDecoder(initializing: configuration, seed: 1, on: DifferentiableOperations())
+            let folder = try TestFolder()
+            let error = #expect(throws: ModelFileError.self) { try model.writeHuggingFaceFiles(to: folder.path) }
+            #expect("\(try #require(error))".contains("for safetensors: \(what)"))
+            #expect(try FileManager.default.contentsOfDirectory(atPath: folder.path).isEmpty)
+        }
+    }
+
     private func model(_ name: String, compute: DType = .f32) throws -> TrainableDecoder {
         let operations = DifferentiableOperations(compute: compute)
         // Weights large enough that attention is far from uniform.

@@ -35,13 +35,35 @@ extension DecoderConfiguration {
         return .object(object)
     }
 
-    /// Throws where a Llama has biases on queries, keys and values alone or on the output alone: `attention_bias` is one word.
-    func requireWritableBiases(in file: String) throws {
-        guard attentionBias != attentionOutputBias, architecture == .llama else { return }
-        throw ModelFileError.unsupported(
-            file: file, what: "for safetensors: Llama with biases",
-            found: attentionBias ? "on queries, keys and values only" : "on the output projection only",
-            supported: "none, or on all four projections")
+    /// Throws ``ModelFileError/unsupported(file:what:found:supported:)`` where ``huggingFaceJSON`` would read back as a model with
+    /// other weights, attention or rotation: `config.json` has one word for all biases of a Llama's attention, for instance.
+    func requireHuggingFaceForm(in file: String) throws {
+        let read = try DecoderConfiguration(json: JSONNode(huggingFaceJSON, name: file), file: file)
+        func refuse(_ what: String, _ found: some Any, _ supported: some Any) -> ModelFileError {
+            .unsupported(file: file, what: "for safetensors: \(what)", found: "\(found)", supported: "\(supported)")
+        }
+        guard attentionBias == read.attentionBias, attentionOutputBias == read.attentionOutputBias else {
+            throw refuse(
+                "\(architecture.rawValue) with attention biases",
+                attentionBias ? "on queries, keys and values only" : "on the output projection only",
+                "none, or on all four projections")
+        }
+        var attention = attention
+        // GGUF's numbers are rounded to float32.
+        if case .latent(var latent) = attention, case .latent(let other) = read.attention,
+            abs(latent.normEpsilon - other.normEpsilon) <= 1e-6 * other.normEpsilon
+        {
+            latent.normEpsilon = other.normEpsilon
+            attention = .latent(latent)
+        }
+        guard attention == read.attention else { throw refuse("attention", attention, read.attention) }
+        guard rotary.style == read.rotary.style else {
+            throw refuse("pairs of rotary embedding", rotary.style, read.rotary.style)
+        }
+        let (names, shapes) = (tensorRoles, tensorRoles.map { shape(of: $0) })
+        guard names == read.tensorRoles, shapes == names.map({ read.shape(of: $0) }) else {
+            throw refuse("weights", "\(names.count) tensors", "\(read.tensorRoles.count) of these shapes")
+        }
     }
 
     private var className: String {

@@ -74,7 +74,7 @@ public struct CheckpointConverter {
         to path: String, shardByteCount: Int = 5_000_000_000, progress: (Double) -> Void = { _ in }
     ) throws -> Report {
         var target = checkpoint.configuration.inHuggingFace
-        try target.requireWritableBiases(in: checkpoint.name)
+        try target.requireHuggingFaceForm(in: checkpoint.name)
         let matrices = try checkpoint.tensor(.layer(0, .output)).dtype
         let plan = try ConversionPlan(checkpoint, to: target, names: .huggingFace(target), backend: backend) {
             _, tensor in

@@ -5,9 +5,9 @@ extension TrainableDecoder {
     /// Writes `config.json` and `model.safetensors`, float32, in Hugging Face's layout; each file appears when it is whole.
     /// - Parameter values: the weights by their names in the whole model; nil for this model's own.
     /// - Throws: file errors; a full disk leaves older files as they were. ``ModelFileError/unsupported(file:what:found:supported:)``
-    ///   where `config.json` has no words for the biases.
+    ///   where `config.json` would read back as another model.
     public func writeHuggingFaceFiles(to folder: String, values given: [String: Tensor]? = nil) throws {
-        try configuration.requireWritableBiases(in: folder)
+        try configuration.requireHuggingFaceForm(in: folder)
         let file = try AtomicFile(path: FilePath.join(folder, "config.json"))
         try file.write(Array((configuration.huggingFaceJSON.serialized(.pretty) + "\n").utf8))
         try file.publish()

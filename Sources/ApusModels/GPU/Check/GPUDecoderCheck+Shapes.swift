@@ -95,9 +95,9 @@ extension GPUDecoderCheck {
             Shape(
                 "GLA-2, biases, 3 heads to a latent",
                 model(6, 6, 64, width: 384, inner: 768, vocabulary: 1000) {
-                    ($0.attention, $0.rotary) = (
-                        .latent(.gla(headWidth: 64, rotaryWidth: 32)), RotaryConfiguration(width: 32)
-                    )
+                    var latent = LatentConfiguration.gla(headWidth: 64, rotaryWidth: 32)
+                    latent.normEpsilon = $0.normEpsilon
+                    ($0.attention, $0.rotary) = (.latent(latent), RotaryConfiguration(width: 32))
                 }
             ),
             Shape(
